@@ -1,0 +1,43 @@
+# Everything a person or a machine runs here. `make demo` and `make test` need nothing but Python, a C++ compiler, CMake and OpenSSL headers.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: rpcmesh needs Python 3.11 or newer'; echo 'hint: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo 'error: this Python cannot make virtual environments'; echo 'hint: sudo apt-get install -y python3-venv'; exit 1; }
+	@echo 'installing Python packages into $(VENV)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# LLAMA_BUILD=OFF: the bindings alone; `rpcmesh build` compiles the one llama.cpp that engine and workers share.
+	@$(BIN)/python -m pip install -q -c constraints.txt -C cmake.args=-DLLAMA_BUILD=OFF llama-cpp-python
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## a coordinator and two nodes on this machine answer a question over mutual TLS
+	@$(BIN)/rpcmesh demo
+
+test: lint ## everything a reviewer would run
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, and mypy for Linux and macOS
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy --platform darwin
+
+format: $(STAMP) ## rewrite the sources as `make lint` wants them
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## tokens per second through the mesh beside stock plaintext RPC
+	@$(BIN)/python tests/bench_decode.py
+
+clean: ## remove what was installed here; builds and downloads stay in the user's cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,0 +1,147 @@
+"""The TOML file, read once into typed structs. Nothing else in the package reads settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from rpcmesh.errors import RpcmeshError
+
+TUNNEL_PORT = 7443
+GATEWAY_PORT = 8443
+
+
+class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[mesh]``: which mesh this home belongs to."""
+
+    name: str = "mesh"
+
+
+class Coordinator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[coordinator]``: the HTTPS endpoint that clients and joining nodes reach."""
+
+    listen: str = f"127.0.0.1:{GATEWAY_PORT}"
+    # More names or addresses that clients use for this machine; they go into the gateway's certificate.
+    names: tuple[str, ...] = ()
+    agent_poll_s: float = 1.0
+    # The coordinator's own CPU takes layers too, when true; the default leaves it to scheduling and sampling.
+    use_local_device: bool = False
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[node]``: one worker machine."""
+
+    name: str = ""
+    listen: str = f"127.0.0.1:{TUNNEL_PORT}"
+    # 0 lets ggml choose: one thread per performance core.
+    worker_threads: int = 0
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[engine]``: how the model is run."""
+
+    model: str = ""
+    # The model is loaded once this many workers are ready: a mesh that is half there says so and waits.
+    min_workers: int = 1
+    # Tokens per sequence.
+    n_ctx: int = 4096
+    # How many sequences decode at the same time; further requests wait their turn.
+    n_seq_max: int = 8
+    n_batch: int = 512
+    n_threads: int = 0
+
+
+class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[build]``: how the native parts are compiled on this machine."""
+
+    backend: Literal["auto", "cpu", "metal", "cuda", "vulkan"] = "auto"
+    # A llama.cpp checkout to use in place of the pinned source.
+    source: str = ""
+
+
+class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[log]``: what is printed, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. Every section and key is optional."""
+
+    mesh: Mesh = Mesh()
+    coordinator: Coordinator = Coordinator()
+    node: Node = Node()
+    engine: Engine = Engine()
+    build: Build = Build()
+    log: Log = Log()
+
+
+def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read ``path`` (absent means all defaults), then apply ``RPCMESH_SECTION_KEY`` overrides from ``environ``.
+
+    Raises :class:`RpcmeshError` naming the wrong key or type.
+    """
+    try:
+        tree: dict[str, Any] = msgspec.toml.decode(path.read_bytes()) if path.exists() else {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RpcmeshError(f"{str(path)!r} is not valid TOML: {error}", hint=f"edit {path}") from error
+    except OSError as error:
+        raise RpcmeshError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    overridden = _apply_environment(tree, environ)
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        where = f"{str(path)!r}" + (f" with {', '.join(overridden)}" if overridden else "")
+        raise RpcmeshError(f"wrong setting in {where}: {_lower(str(error))}", hint=f"edit {path}") from error
+
+
+def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    applied = []
+    for section in msgspec.structs.fields(Config):
+        for field in msgspec.structs.fields(section.type):
+            name = f"RPCMESH_{section.name}_{field.name}".upper()
+            if name in environ:
+                value: Any = environ[name]
+                if field.type == tuple[str, ...]:
+                    value = [part for part in value.split(",") if part]
+                tree.setdefault(section.name, {})[field.name] = value
+                applied.append(name)
+    return applied
+
+
+def render(config: Config) -> str:
+    """The TOML text of everything that differs from the defaults, and nothing else."""
+    changed: dict[str, dict[str, Any]] = {}
+    for section in msgspec.structs.fields(Config):
+        values = getattr(config, section.name)
+        for field in msgspec.structs.fields(section.type):
+            value = getattr(values, field.name)
+            if value != field.default:
+                changed.setdefault(section.name, {})[field.name] = value
+    return msgspec.toml.encode(changed).decode()
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Split ``ADDR:PORT`` or ``[v6]:PORT``. Raises :class:`RpcmeshError` on anything else."""
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise RpcmeshError(f"{text!r} is not an address", hint="write ADDR:PORT, for IPv6 [ADDR]:PORT")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """The inverse of :func:`parse_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,1 @@
+"""The inference engine: a disposable child process that holds one model, and the client that owns it."""

@@ -1,0 +1,196 @@
+"""The owner's side of the engine: load a model, generate, notice its death. It never starts a second process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from types import TracebackType
+
+import structlog
+
+from rpcmesh.engine.child import Child, EngineLost
+from rpcmesh.engine.messages import (
+    Cancel,
+    Delta,
+    Event,
+    Failure,
+    FailureCode,
+    GenerateRequest,
+    Load,
+    Loaded,
+    LoadedModel,
+    LoadFailed,
+    LoadSpec,
+    Progress,
+    Shutdown,
+    Started,
+    Step,
+)
+from rpcmesh.errors import RpcmeshError
+
+__all__ = ["Engine", "EngineLoadError", "EngineLost", "EngineRequestError"]
+
+log = structlog.get_logger(__name__)
+
+# How long close() waits for the engine to end by itself. It holds no state: nothing is lost by killing it.
+CLOSE_GRACE_S = 2.0
+
+
+class EngineLoadError(RpcmeshError):
+    """The engine could not load the model; it still runs and can be asked for another."""
+
+
+class EngineRequestError(RpcmeshError):
+    """One request failed; the engine goes on."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+
+
+class Engine:
+    """One engine process: ``async with await Engine.start(...) as engine``.
+
+    It owns no task: what a caller waits on is a future or queue that the child's callbacks resolve, and all of them are
+    resolved with :class:`EngineLost` when the process ends.
+    """
+
+    def __init__(self, on_log: Callable[[str], None]) -> None:
+        """Use :meth:`start`."""
+        loop = asyncio.get_running_loop()
+        self._child = Child(on_event=self._on_event, on_line=on_log, on_lost=self._on_lost)
+        self._started: asyncio.Future[None] = loop.create_future()
+        self._lost: asyncio.Future[EngineLost] = loop.create_future()
+        self._loaded: asyncio.Future[LoadedModel] | None = None
+        self._on_progress: Callable[[float], None] | None = None
+        self._streams: dict[str, asyncio.Queue[Delta | RpcmeshError]] = {}
+
+    @classmethod
+    async def start(cls, *, lib_dir: Path, on_log: Callable[[str], None]) -> Engine:
+        """Start a process with llama.cpp's libraries from ``lib_dir``. ``on_log`` gets each line that it prints.
+
+        Raises :class:`EngineLost` when it ends before it is up.
+        """
+        engine = cls(on_log)
+        await engine._child.spawn(lib_dir)
+        try:
+            await engine._started
+        except BaseException:
+            await engine.close()
+            raise
+        return engine
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def load(self, spec: LoadSpec, on_progress: Callable[[float], None] | None = None) -> LoadedModel:
+        """Load a model; it has answered once when this returns. Raises EngineLoadError, EngineLost."""
+        if self._loaded is not None:
+            raise EngineLoadError("a model is being loaded already")
+        self._require_alive()
+        self._loaded = asyncio.get_running_loop().create_future()
+        self._on_progress = on_progress
+        try:
+            self._child.send(Load(spec))
+            return await self._loaded
+        finally:
+            self._loaded = None
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """The deltas of one completion. ``aclose()``, or cancelling the consumer, cancels it in the engine.
+
+        ``request.id`` must never have been used with this engine. Raises EngineRequestError, EngineLost.
+        """
+        if request.id in self._streams:
+            raise ValueError(f"request id {request.id!r} is in use")
+        self._require_alive()
+        stream: asyncio.Queue[Delta | RpcmeshError] = asyncio.Queue()
+        self._streams[request.id] = stream
+        finished = False
+        try:
+            self._ask(request)
+            while not finished:
+                item = await stream.get()
+                finished = isinstance(item, RpcmeshError) or item.finish_reason is not None
+                if isinstance(item, RpcmeshError):
+                    raise item
+                yield item
+        finally:
+            del self._streams[request.id]
+            if not finished:
+                self._child.send(Cancel(request.id))
+
+    async def lost(self) -> EngineLost:
+        """Waits for the process's end, whatever its reason, and says what is known about it."""
+        return await asyncio.shield(self._lost)
+
+    async def close(self) -> None:
+        """End the process, kindly and then not, and reap it. Whoever still waits for it gets EngineLost."""
+        try:
+            async with asyncio.timeout(CLOSE_GRACE_S):
+                self._child.send(Shutdown())
+                await self.lost()
+        except TimeoutError:
+            log.warning("engine_killed", pid=self.pid, reason=f"still busy after {CLOSE_GRACE_S} s")
+        finally:
+            self._child.kill()
+        await self.lost()
+
+    def _ask(self, request: GenerateRequest) -> None:
+        try:
+            self._child.send(request)
+        except UnicodeEncodeError as error:
+            raise EngineRequestError("invalid_prompt", f"the prompt is not valid Unicode: {error.reason}") from error
+
+    def _require_alive(self) -> None:
+        if self._lost.done():
+            raise _again(self._lost.result())
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case Step(deltas):
+                for delta in deltas:
+                    self._deliver(delta.id, delta)
+            case Failure(request_id, code, message):
+                self._deliver(request_id, EngineRequestError(code, message))
+            case Progress(fraction):
+                if self._on_progress is not None:
+                    self._on_progress(fraction)
+            case Loaded(model):
+                if self._loaded is not None and not self._loaded.done():
+                    self._loaded.set_result(model)
+            case LoadFailed(message):
+                if self._loaded is not None and not self._loaded.done():
+                    self._loaded.set_exception(EngineLoadError(message))
+            case Started():
+                if not self._started.done():
+                    self._started.set_result(None)
+
+    def _deliver(self, request_id: str, item: Delta | RpcmeshError) -> None:
+        # A request that was just cancelled may still get a token: the engine hears of it between two steps.
+        stream = self._streams.get(request_id)
+        if stream is not None:
+            stream.put_nowait(item)
+
+    def _on_lost(self, lost: EngineLost) -> None:
+        self._lost.set_result(lost)
+        for waiting in (self._started, self._loaded):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(_again(lost))
+        for stream in self._streams.values():
+            stream.put_nowait(_again(lost))
+
+
+def _again(lost: EngineLost) -> EngineLost:
+    # One exception object a waiter: each raise writes its own traceback into it.
+    return EngineLost(lost.pid, lost.exit_code, lost.log_tail)

@@ -1,0 +1,253 @@
+"""What engine and owner say to each other, and how a message is framed. Nothing here touches a socket."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from rpcmesh.errors import PeerError
+
+FinishReason: TypeAlias = Literal["stop", "length"]
+FailureCode: TypeAlias = Literal["context_length_exceeded", "invalid_prompt", "engine_error", "overloaded"]
+
+
+class DeviceSpec(Struct, frozen=True):
+    """One worker to put layers on. ``endpoint`` is ``<unix path>:1``, or ``host:port`` with the stock transport."""
+
+    endpoint: str
+    node: str
+    worker: str
+
+
+class LoadSpec(Struct, frozen=True):
+    """Which model goes where. Without ``devices`` it stays on the local CPU."""
+
+    model_name: str
+    model_path: str
+    devices: tuple[DeviceSpec, ...] = ()
+    # Tokens per sequence: prompt and completion together.
+    n_ctx: int = 4096
+    n_seq_max: int = 8
+    n_batch: int = 512
+    n_threads: int = 0
+
+
+class DeviceLayers(Struct, frozen=True):
+    """What one device really holds, as llama.cpp said while loading. ``node`` is None for the local CPU."""
+
+    node: str | None
+    worker: str | None
+    device: str
+    # Indices of the repeating layers.
+    layers: tuple[int, ...]
+    # Whether the output head lies here too.
+    output: bool
+    weight_bytes: int
+
+
+class LoadedModel(Struct, frozen=True):
+    """A model that has already answered: ``first_token_ms`` is the time its first real token took."""
+
+    name: str
+    n_layer: int
+    n_ctx: int
+    n_vocab: int
+    n_params: int
+    size_bytes: int
+    has_chat_template: bool
+    placement: tuple[DeviceLayers, ...]
+    load_s: float
+    first_token_ms: float
+
+
+class Sampling(Struct, frozen=True):
+    """How the next token is chosen. Temperature 0 is greedy; ``top_k`` 0 is off; without ``seed`` each run differs."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+class ChatMessage(Struct, frozen=True):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class ChatPrompt(Struct, frozen=True, tag="chat"):
+    """Messages, to be rendered with the model's own chat template."""
+
+    messages: tuple[ChatMessage, ...]
+
+
+class TextPrompt(Struct, frozen=True, tag="text"):
+    """Text to continue. The vocabulary decides whether a BOS token comes first."""
+
+    text: str
+
+
+class TokenPrompt(Struct, frozen=True, tag="tokens"):
+    """Token ids, taken as they are."""
+
+    token_ids: tuple[int, ...]
+
+
+Prompt: TypeAlias = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class GenerateRequest(Struct, frozen=True, tag="generate"):
+    """One completion.
+
+    ``resume_token_ids`` are tokens of this same completion that an engine now lost had already delivered. They are
+    neither sent again nor sampled again: the first delta continues after them, text held back for a stop string
+    or half a code point included, and they count towards ``max_tokens`` and the usage.
+    """
+
+    id: str
+    prompt: Prompt
+    # None: until the context is full.
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    ignore_eos: bool = False
+    resume_token_ids: tuple[int, ...] = ()
+
+
+class Load(Struct, frozen=True, tag="load"):
+    """Load a model. Comes once: an engine that failed to load can be asked again, one that succeeded cannot."""
+
+    spec: LoadSpec
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Forget a request. Nothing more is said about it."""
+
+    id: str
+
+
+class Shutdown(Struct, frozen=True, tag="shutdown"):
+    """End the process."""
+
+
+class Usage(Struct, frozen=True):
+    """``completion_tokens`` counts every sampled token, an end-of-generation token included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Delta(Struct, frozen=True):
+    """What one step added to one request.
+
+    ``text`` may be empty while ``token_ids`` is not: half a code point, or what could become a stop string, is held
+    back. ``finish_reason`` and ``usage`` come with the last delta only.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+class Step(Struct, frozen=True, tag="step"):
+    """One decode of the model: the deltas of all its sequences."""
+
+    deltas: tuple[Delta, ...]
+
+
+class Failure(Struct, frozen=True, tag="failure"):
+    """One request ended without a finish reason."""
+
+    id: str
+    code: FailureCode
+    message: str
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The process is up and llama.cpp's libraries are in it."""
+
+    pid: int
+
+
+class Progress(Struct, frozen=True, tag="progress"):
+    """How much of the weights is in place, 0 to 1."""
+
+    fraction: float
+
+
+class Loaded(Struct, frozen=True, tag="loaded"):
+    """The model is loaded and has answered."""
+
+    model: LoadedModel
+
+
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The model is not loaded; one line says why."""
+
+    message: str
+
+
+Request: TypeAlias = Load | GenerateRequest | Cancel | Shutdown
+Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure
+
+# A frame is a u32 length, little-endian, and that many bytes of msgpack. Chats are text: 64 MiB is beyond any context.
+LENGTH = struct.Struct("<I")
+MAX_FRAME_BYTES = 64 << 20
+
+_encoder = msgspec.msgpack.Encoder()
+M = TypeVar("M")
+
+
+def encode(message: Request | Event) -> bytes:
+    """One frame. Raises :class:`UnicodeEncodeError` when a text holds a lone surrogate."""
+    body = _encoder.encode(message)
+    return LENGTH.pack(len(body)) + body
+
+
+class Frames(Generic[M]):
+    """Takes bytes as they come, in pieces of any size, and gives the messages they complete."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
+        self._decoder = decoder
+        self._pending = bytearray()
+
+    def feed(self, received: bytes) -> Iterator[M]:
+        """Raises :class:`PeerError` for a frame that is too long or is not a message."""
+        self._pending += received
+        while len(self._pending) >= LENGTH.size:
+            (n_bytes,) = LENGTH.unpack_from(self._pending)
+            if n_bytes > MAX_FRAME_BYTES:
+                raise PeerError(f"engine frame of {n_bytes} bytes is longer than {MAX_FRAME_BYTES}")
+            end = LENGTH.size + n_bytes
+            if len(self._pending) < end:
+                return
+            body = bytes(self._pending[LENGTH.size : end])
+            del self._pending[:end]
+            try:
+                yield self._decoder.decode(body)
+            except msgspec.MsgspecError as error:
+                raise PeerError(f"engine frame {body[:40]!r} is not a message: {error}") from error
+
+
+def request_frames() -> Frames[Request]:
+    """The engine's side of the wire."""
+    decoder: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+    return Frames(decoder)
+
+
+def event_frames() -> Frames[Event]:
+    """The owner's side of the wire."""
+    decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+    return Frames(decoder)

@@ -1,0 +1,207 @@
+"""One loaded model serving many requests: scheduler, samplers and text come together here. No socket, no process."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from rpcmesh.engine import ggml_log, llama
+from rpcmesh.engine.chat import ChatError, ChatTemplate
+from rpcmesh.engine.messages import (
+    ChatPrompt,
+    Delta,
+    Failure,
+    FailureCode,
+    FinishReason,
+    GenerateRequest,
+    LoadedModel,
+    LoadSpec,
+    Prompt,
+    Sampling,
+    Step,
+    TextPrompt,
+    TokenPrompt,
+    Usage,
+)
+from rpcmesh.engine.placement import read_placement
+from rpcmesh.engine.scheduler import Sampled, Scheduler
+from rpcmesh.engine.text import TextAssembler
+
+# The gateway's limits come long before this; it keeps a runaway owner from filling the engine's memory.
+WAITING_MAX = 1024
+
+
+class _Refused(Exception):  # noqa: N818
+    """A request that cannot be served."""
+
+    def __init__(self, code: FailureCode, message: str) -> None:
+        super().__init__(message)
+        self.code: FailureCode = code
+        self.message = message
+
+
+@dataclass(slots=True)
+class _Completion:
+    sampler: llama.Sampler
+    text: TextAssembler
+    n_prompt: int
+    n_completion: int
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(self.n_prompt, self.n_completion)
+
+
+class Serving:
+    """Answers requests from one model. Raises :class:`~rpcmesh.engine.llama.LoadError` when it cannot be loaded."""
+
+    def __init__(self, spec: LoadSpec, log: ggml_log.Log, on_progress: Callable[[float], bool]) -> None:
+        started = time.monotonic()
+        self._runtime = llama.Runtime(spec, log, on_progress)
+        self._scheduler = Scheduler(self._runtime.limits, self._runtime.eog)
+        self._open: dict[str, _Completion] = {}
+        self._template = self._compile_template()
+        load_s = time.monotonic() - started
+        self.model = LoadedModel(
+            name=spec.model_name,
+            n_layer=self._runtime.n_layer,
+            n_ctx=self._runtime.limits.n_ctx,
+            n_vocab=self._runtime.n_vocab,
+            n_params=self._runtime.n_params,
+            size_bytes=self._runtime.size_bytes,
+            has_chat_template=self._runtime.chat_template is not None,
+            placement=read_placement(log.load_lines, self._runtime.devices, self._runtime.n_layer),
+            load_s=load_s,
+            first_token_ms=self._first_token_ms(),
+        )
+
+    @property
+    def idle(self) -> bool:
+        return self._scheduler.idle
+
+    def submit(self, request: GenerateRequest) -> Step | Failure | None:
+        """Queue a request. Answers at once when it cannot be served, or when nothing is left to generate."""
+        try:
+            return self._admit(request)
+        except _Refused as refused:
+            return Failure(request.id, refused.code, refused.message)
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; one that is not known has just finished."""
+        if request_id in self._open:
+            self._close(request_id)
+
+    def step(self) -> list[Step | Failure]:
+        """Decode one batch. Not to be called while idle."""
+        batch = self._scheduler.next_batch()
+        try:
+            self._runtime.decode(batch)
+        except llama.DecodeError as error:
+            for chunk in batch.chunks:
+                self._close(chunk.id)
+            return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
+        tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
+        deltas = tuple(self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens))
+        return [Step(deltas)] if deltas else []
+
+    def _admit(self, request: GenerateRequest) -> Step | None:
+        if self._scheduler.n_waiting >= WAITING_MAX:
+            raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
+        if request.id in self._open:
+            raise _Refused("engine_error", f"request id {request.id!r} is in use")
+        if "" in request.sampling.stop:
+            raise _Refused("invalid_prompt", "a stop string is empty")
+        prompt = self._prompt_tokens(request.prompt)
+        resumed = list(request.resume_token_ids)
+        left = None if request.max_tokens is None else request.max_tokens - len(resumed)
+        text = TextAssembler(request.sampling.stop)
+        for token in resumed:
+            text.push(self._runtime.piece(token))
+        tokens = prompt + resumed
+        if text.stopped or len(tokens) >= self._runtime.limits.n_ctx or (left is not None and left < 1):
+            reason: FinishReason = "stop" if text.stopped else "length"
+            return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
+        self._scheduler.submit(request.id, tokens, left)
+        self._open[request.id] = _Completion(
+            sampler=self._sampler(request.sampling, request.ignore_eos, tokens),
+            text=text,
+            n_prompt=len(prompt),
+            n_completion=len(resumed),
+        )
+        return None
+
+    def _prompt_tokens(self, prompt: Prompt) -> list[int]:
+        match prompt:
+            case ChatPrompt(messages):
+                if isinstance(self._template, ChatError):
+                    raise _Refused("invalid_prompt", self._template.message)
+                try:
+                    tokens = self._runtime.tokenize_chat(self._template.render(messages))
+                except ChatError as error:
+                    raise _Refused("invalid_prompt", error.message) from error
+            case TextPrompt(text):
+                tokens = self._runtime.tokenize(text, add_special=True)
+            case TokenPrompt(token_ids):
+                tokens = list(token_ids)
+        unknown = next((token for token in tokens if not 0 <= token < self._runtime.n_vocab), None)
+        if unknown is not None:
+            raise _Refused("invalid_prompt", f"token {unknown} is not in the vocabulary of {self._runtime.n_vocab}")
+        if not tokens:
+            raise _Refused("invalid_prompt", "the prompt is empty")
+        n_ctx = self._runtime.limits.n_ctx
+        if len(tokens) >= n_ctx:
+            raise _Refused(
+                "context_length_exceeded",
+                f"this model's maximum context length is {n_ctx} tokens, but the prompt has {len(tokens)}",
+            )
+        return tokens
+
+    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int]) -> llama.Sampler:
+        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
+        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens)
+
+    def _delta(self, sampled: Sampled) -> Delta:
+        completion = self._open[sampled.id]
+        completion.n_completion += 1
+        emitted = completion.text.push(self._runtime.piece(sampled.token))
+        finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
+        if finish is None:
+            return Delta(sampled.id, emitted, (sampled.token,))
+        self._close(sampled.id, sampled.slot)
+        emitted += completion.text.finish()
+        return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage)
+
+    def _close(self, request_id: str, slot: int | None = None) -> None:
+        """Free all that a request holds. ``slot`` is given when the scheduler has dropped the sequence itself."""
+        self._open.pop(request_id).sampler.free()
+        dropped = self._scheduler.drop(request_id)
+        held = slot if dropped is None else dropped
+        if held is not None:
+            self._runtime.forget(held)
+
+    def _compile_template(self) -> ChatTemplate | ChatError:
+        runtime = self._runtime
+        try:
+            return ChatTemplate(
+                runtime.chat_template, bos=runtime.bos_text, eos=runtime.eos_text, strftime_now=_strftime_now
+            )
+        except ChatError as error:
+            # Text prompts need no template, so the model is of use without it.
+            return error
+
+    def _first_token_ms(self) -> float:
+        """Ready means that a real token came back: this one also faults in the weights and builds the graphs."""
+        started = time.monotonic()
+        prompt = TokenPrompt((next(iter(self._runtime.eog), 0),))
+        self.submit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
+        for event in self.step():
+            if isinstance(event, Failure):
+                raise llama.LoadError(f"the model loads but does not answer: {event.message}")
+        return (time.monotonic() - started) * 1000
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().astimezone().strftime(pattern)

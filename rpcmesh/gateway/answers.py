@@ -1,0 +1,117 @@
+"""The completion endpoints: admit, generate, answer whole or as events. Bodies are understood elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from rpcmesh.engine.messages import Delta
+from rpcmesh.errors import RpcmeshError
+from rpcmesh.gateway import sse
+from rpcmesh.gateway.access import TRACE, Trace
+from rpcmesh.gateway.backend import Backend, closing
+from rpcmesh.gateway.chat import ChatReply, parse_chat
+from rpcmesh.gateway.completions import CompletionReply, parse_completion
+from rpcmesh.gateway.errors import ApiError, from_backend, internal, model_not_allowed, model_not_found, not_ready
+from rpcmesh.gateway.fields import Call
+from rpcmesh.gateway.health import coarse
+from rpcmesh.gateway.reply import Outcome, Reply, collect, events
+
+log = structlog.get_logger(__name__)
+
+# 8 MiB (the largest body) in this time is 140 kB/s; a slower sender is a stalled or a hostile one.
+BODY_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A row: what differs between the endpoints."""
+
+    path: str
+    id_prefix: str
+    prompt_param: str
+    parse: Callable[[bytes, str], Call]
+    reply: Callable[[str, int, str, bool], Reply]
+
+
+ENDPOINTS = (
+    Endpoint("/v1/chat/completions", "chatcmpl-", "messages", parse_chat, ChatReply),
+    Endpoint("/v1/completions", "cmpl-", "prompt", parse_completion, CompletionReply),
+)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The handler of one endpoint."""
+
+    endpoint: Endpoint
+    backend: Backend
+    now: Callable[[], float]
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        trace = request[TRACE]
+        answer_id = self.endpoint.id_prefix + secrets.token_hex(12)
+        call = self.endpoint.parse(await read_body(request), answer_id)
+        self.admit(call, trace)
+        reply = self.endpoint.reply(answer_id, int(self.now()), call.model, call.include_usage)
+        try:
+            async with closing(self.backend.generate(call.model, call.request)) as deltas:
+                if call.stream:
+                    return await self.stream(request, deltas, reply)
+                return await self.whole(deltas, reply, trace)
+        except RpcmeshError as error:
+            told = from_backend(error, self.endpoint.prompt_param)
+            if told is None:
+                raise
+            raise told from error
+
+    def admit(self, call: Call, trace: Trace) -> None:
+        """Raises :class:`ApiError` unless this key may use this model now."""
+        # First of all the key's own limits: a key learns nothing about models that it may not use.
+        if trace.key is not None and not trace.key.allows(call.model):
+            raise model_not_allowed(call.model)
+        reason = self.backend.not_ready_reason()
+        if reason is not None:
+            raise not_ready(coarse(reason))
+        if all(model.name != call.model for model in self.backend.models()):
+            raise model_not_found(call.model)
+        trace.model = call.model
+
+    async def whole(self, deltas: AsyncIterator[Delta], reply: Reply, trace: Trace) -> web.Response:
+        text, trace.outcome = await collect(deltas)
+        body = reply.whole(text, trace.outcome.finish_reason, trace.outcome.usage)
+        return web.Response(body=body, content_type="application/json")
+
+    async def stream(self, request: web.Request, deltas: AsyncIterator[Delta], reply: Reply) -> web.StreamResponse:
+        trace = request[TRACE]
+
+        def on_end(outcome: Outcome) -> None:
+            trace.outcome = outcome
+
+        def error_event(error: Exception) -> bytes:
+            return self.told(error, trace).encode()
+
+        return await sse.respond(request, events(deltas, reply, on_end), error_event)
+
+    def told(self, error: Exception, trace: Trace) -> ApiError:
+        """What a client is told in the middle of a stream, where no status can be sent any more."""
+        told = from_backend(error, self.endpoint.prompt_param) if isinstance(error, RpcmeshError) else None
+        if told is None:
+            log.error("request_failed", request_id=trace.request_id, exc_info=error)
+            told = internal(trace.request_id)
+        trace.error = told.code
+        return told
+
+
+async def read_body(request: web.Request, timeout_s: float = BODY_TIMEOUT_S) -> bytes:
+    """The whole body. Raises 413 beyond the application's limit and 408 when it comes too slowly."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except TimeoutError as error:
+        raise ApiError(408, f"the body was not here within {timeout_s:.0f} s", code="request_timeout") from error

@@ -1,0 +1,37 @@
+"""What the gateway asks of whatever runs the models. The coordinator implements it; nothing here does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel
+
+
+class Backend(Protocol):
+    def models(self) -> tuple[LoadedModel, ...]:
+        """The models that answer now."""
+        ...
+
+    def not_ready_reason(self) -> str | None:
+        """None when a real token came back, else one snake_case word (``loading``) that any stranger may read."""
+        ...
+
+    def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
+        """The answer, piece by piece; the last piece has a ``finish_reason`` and ``usage``.
+
+        ``aclose`` or a cancelled ``__anext__`` cancels the request in the engine. Raises ``EngineRequestError`` for a
+        request the engine refuses and ``EngineLost`` when the engine ends under it.
+        """
+        ...
+
+
+@asynccontextmanager
+async def closing(deltas: AsyncIterator[Delta]) -> AsyncIterator[AsyncIterator[Delta]]:
+    """Close an answer on the way out, however that is left: an abandoned one would keep its slot in the engine."""
+    try:
+        yield deltas
+    finally:
+        if isinstance(deltas, AsyncGenerator):
+            await deltas.aclose()

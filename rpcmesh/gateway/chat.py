@@ -1,0 +1,202 @@
+"""``/v1/chat/completions``: its body parsed once, its answers built. No I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from rpcmesh.engine.messages import ChatMessage, ChatPrompt, GenerateRequest
+from rpcmesh.gateway.errors import invalid, unsupported_value
+from rpcmesh.gateway.fields import (
+    COMMON_HARMLESS,
+    Call,
+    CommonBody,
+    Label,
+    TokenCount,
+    decode,
+    refuse_unsupported,
+    streaming,
+)
+from rpcmesh.gateway.reply import UsageBody
+
+# "developer" is what OpenAI's newer models call "system"; chat templates know the old name only.
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+class Part(msgspec.Struct, frozen=True):
+    type: Label
+    text: str | None = None
+
+
+class MessageBody(msgspec.Struct, frozen=True):
+    role: Label
+    content: str | tuple[Part, ...] | None = None
+    name: str | None = None
+
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class ChatBody(CommonBody, frozen=True, kw_only=True):
+    messages: Annotated[tuple[MessageBody, ...], Meta(min_length=1)]
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    top_logprobs: Any = None
+    modalities: Any = None
+    audio: Any = None
+    web_search_options: Any = None
+
+
+HARMLESS: Mapping[str, tuple[object, ...]] = {
+    **COMMON_HARMLESS,
+    "tools": (None, []),
+    "tool_choice": (None, "none", "auto"),
+    "functions": (None, []),
+    "function_call": (None, "none", "auto"),
+    "top_logprobs": (None, 0),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "web_search_options": (None,),
+}
+HARMLESS_IN_MESSAGE: Mapping[str, tuple[object, ...]] = {
+    "tool_calls": (None, []),
+    "function_call": (None,),
+    "audio": (None,),
+}
+
+_decoder = msgspec.json.Decoder(ChatBody)
+
+
+def parse_chat(body: bytes, request_id: str) -> Call:
+    """A request body, or :class:`ApiError` 400 that names the parameter at fault."""
+    parsed = decode(_decoder, body)
+    refuse_unsupported(parsed, HARMLESS)
+    stream, include_usage = streaming(parsed)
+    request = GenerateRequest(
+        id=request_id,
+        prompt=ChatPrompt(tuple(_message(each, f"messages[{i}]") for i, each in enumerate(parsed.messages))),
+        max_tokens=_max_tokens(parsed),
+        sampling=parsed.sampling(),
+        ignore_eos=parsed.ignore_eos is True,
+    )
+    return Call(model=parsed.model, request=request, stream=stream, include_usage=include_usage)
+
+
+def _max_tokens(body: ChatBody) -> int | None:
+    """``max_completion_tokens``, or the older name for it."""
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise invalid("max_tokens", f"'max_tokens' {old} contradicts 'max_completion_tokens' {new}: give one of them")
+    return old if new is None else new
+
+
+def _message(message: MessageBody, path: str) -> ChatMessage:
+    refuse_unsupported(message, HARMLESS_IN_MESSAGE, prefix=f"{path}.")
+    role = ROLES.get(message.role)
+    if role is None:
+        known = ", ".join(ROLES)
+        raise unsupported_value(f"{path}.role", f"the role {message.role!r} is not supported here: use one of {known}")
+    return ChatMessage(role=role, content=_content(message.content, f"{path}.content"), name=message.name)
+
+
+def _content(content: str | tuple[Part, ...] | None, path: str) -> str:
+    match content:
+        case None:
+            raise invalid(path, f"missing required parameter {path!r}", "missing_required_parameter")
+        case str():
+            return content
+        case parts:
+            # Separate parts are separate thoughts: a line break keeps their words apart, as llama.cpp's server does.
+            return "\n".join(_text(part, f"{path}[{i}]") for i, part in enumerate(parts))
+
+
+def _text(part: Part, path: str) -> str:
+    if part.type != "text":
+        raise unsupported_value(f"{path}.type", f"content of type {part.type!r} is not supported here: send text")
+    if part.text is None:
+        raise invalid(f"{path}.text", f"missing required parameter '{path}.text'", "missing_required_parameter")
+    return part.text
+
+
+class Spoken(msgspec.Struct, frozen=True):
+    """The whole answer."""
+
+    content: str
+    role: str = "assistant"
+    refusal: str | None = None
+
+
+class Piece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a chunk adds to the answer; the last chunk adds nothing."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    message: Spoken
+    finish_reason: str
+    index: int = 0
+    logprobs: None = None
+
+
+class ChunkChoice(msgspec.Struct, frozen=True):
+    delta: Piece
+    finish_reason: str | None = None
+    index: int = 0
+    logprobs: None = None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion"):
+    id: str
+    created: int
+    model: str
+    choices: tuple[Choice, ...]
+    usage: UsageBody
+
+
+class ChatChunk(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion.chunk"):
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    usage: UsageBody | UnsetType | None = UNSET
+
+
+class ChatReply(msgspec.Struct, frozen=True):
+    """Builds the JSON of one chat answer. ``created`` is in Unix seconds. Implements :class:`reply.Reply`."""
+
+    id: str
+    created: int
+    model: str
+    include_usage: bool = False
+
+    def opening(self) -> bytes | None:
+        return self._chunk(ChunkChoice(Piece(role="assistant", content="")))
+
+    def text(self, text: str) -> bytes:
+        return self._chunk(ChunkChoice(Piece(content=text)))
+
+    def finish(self, reason: str) -> bytes:
+        return self._chunk(ChunkChoice(Piece(), finish_reason=reason))
+
+    def usage(self, usage: UsageBody) -> bytes:
+        return msgspec.json.encode(ChatChunk(self.id, self.created, self.model, (), usage))
+
+    def whole(self, text: str, reason: str, usage: UsageBody) -> bytes:
+        choice = Choice(Spoken(text), finish_reason=reason)
+        return msgspec.json.encode(ChatCompletion(self.id, self.created, self.model, (choice,), usage))
+
+    def _chunk(self, choice: ChunkChoice) -> bytes:
+        # With include_usage OpenAI sends "usage": null on every chunk but the one that carries it.
+        usage = None if self.include_usage else UNSET
+        return msgspec.json.encode(ChatChunk(self.id, self.created, self.model, (choice,), usage))

@@ -1,0 +1,108 @@
+"""Every error a client of the API can see, in OpenAI's shape. Nothing here decides when one is raised."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rpcmesh.engine.client import EngineLost, EngineRequestError
+from rpcmesh.errors import RpcmeshError
+
+RETRY_AFTER_S = 5
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+class ErrorFields(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """``{"error": {"message", "type", "param", "code"}}``: the body of an error response and of an error event."""
+
+    error: ErrorFields
+
+
+class ApiError(RpcmeshError):
+    """One failed request: an HTTP status and what the client is told. Never holds internals."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = INVALID,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def encode(self) -> bytes:
+        """The JSON body, on one line."""
+        return msgspec.json.encode(ErrorBody(ErrorFields(self.message, self.kind, self.param, self.code)))
+
+
+def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def unsupported_parameter(param: str, message: str) -> ApiError:
+    return ApiError(400, message, param=param, code="unsupported_parameter")
+
+
+def unsupported_value(param: str, message: str) -> ApiError:
+    return ApiError(400, message, param=param, code="unsupported_value")
+
+
+def invalid_api_key() -> ApiError:
+    # One answer for missing, malformed, unknown, expired and revoked: a stranger must not learn which keys exist.
+    message = "the API key is missing or not valid: send it as 'Authorization: Bearer KEY' or as 'x-api-key: KEY'"
+    return ApiError(401, message, code="invalid_api_key")
+
+
+def model_not_allowed(model: str) -> ApiError:
+    message = f"this API key may not use the model {model!r}"
+    return ApiError(403, message, kind="permission_error", code="model_not_allowed", param="model")
+
+
+def model_not_found(model: str) -> ApiError:
+    message = f"there is no model {model!r} here: GET /v1/models lists those there are"
+    return ApiError(404, message, code="model_not_found", param="model")
+
+
+def not_ready(reason: str) -> ApiError:
+    message = f"no model is ready to answer ({reason}): try again in a moment"
+    return ApiError(503, message, kind=SERVER, code="not_ready", retry_after_s=RETRY_AFTER_S)
+
+
+def internal(request_id: str) -> ApiError:
+    """Our own bug: the log has the traceback under ``request_id``, the client has only the id."""
+    return ApiError(500, f"internal error: the log has it as {request_id}", kind=SERVER, code="internal_error")
+
+
+def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
+    """What to tell the client about a failure that the backend declared, or None for one it does not know.
+
+    ``prompt_param`` is the body's name for the prompt: ``messages`` or ``prompt``.
+    """
+    match error:
+        case ApiError():
+            return error
+        case EngineLost():
+            message = "the engine was lost while it worked on this request: send it again"
+            return ApiError(503, message, kind=SERVER, code="engine_lost", retry_after_s=RETRY_AFTER_S)
+        case EngineRequestError(code="context_length_exceeded" | "invalid_prompt" as code):
+            return invalid(prompt_param, error.message, code)
+        case EngineRequestError(code="overloaded"):
+            message = "too many requests are waiting: try again in a moment"
+            return ApiError(503, message, kind=SERVER, code="overloaded", retry_after_s=RETRY_AFTER_S)
+        case _:
+            return None

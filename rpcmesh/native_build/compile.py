@@ -1,0 +1,210 @@
+"""From source to a finished, content-addressed build: configure, compile, copy, hash, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from rpcmesh.errors import RpcmeshError
+from rpcmesh.native_build import disk, requirements, source
+from rpcmesh.native_build.manifest import FILE_NAME, TUNNEL, WORKER, Build, Manifest, fingerprint, open_build
+
+# (what is going on, fraction done between 0 and 1)
+Progress = Callable[[str, float], None]
+
+_TARGETS = ("llama", WORKER, TUNNEL)
+_BACKENDS: dict[str, tuple[str, ...]] = {
+    "cpu": ("-DGGML_METAL=OFF",),
+    "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
+    "cuda": ("-DGGML_CUDA=ON", "-DGGML_METAL=OFF"),
+    "vulkan": ("-DGGML_VULKAN=ON", "-DGGML_METAL=OFF"),
+}
+# Source, objects and result together, measured for the CPU backend and rounded up.
+_NEEDED_BYTES = 1_200 * 2**20
+# "[12/345] Building …" from Ninja, "[ 42%] Building …" from make.
+_STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Everything that the result depends on."""
+
+    source: source.Source
+    native: Path
+    native_digest: str
+    backend: str
+    compiler: str
+    options: tuple[str, ...]
+
+    @property
+    def build_id(self) -> str:
+        return _short(self.source.digest, self.native_digest)
+
+    @property
+    def work_key(self) -> str:
+        """Names the object tree: a change in native/ alone compiles native/ alone."""
+        return _short(self.source.digest, str(self.source.llama), self.backend, self.compiler, *self.options)
+
+    @property
+    def key(self) -> str:
+        return _short(self.source.digest, self.native_digest, self.backend, self.compiler, *self.options)
+
+
+def build(*, cache: Path, native: Path, backend: str, llama: Path | None, progress: Progress) -> Build:
+    """Return the finished build for these inputs, compiling it first if it is not there.
+
+    ``llama`` is somebody's own checkout, None the pinned source. Raises :class:`RpcmeshError` with the last lines of a
+    failed compile and the place of its log. Two builds of the same inputs wait for each other.
+    """
+    requirements.require()
+    progress("source", 0.0)
+    tree = source.checkout(llama) if llama else source.pinned(cache)
+    plan = _plan(tree, native, choose_backend(backend))
+    finished = cache / "builds" / plan.key
+    if finished.is_dir():
+        return open_build(finished)
+    with _locked(cache / "builds" / f"{plan.work_key}.lock", progress):
+        if not finished.is_dir():
+            disk.require_free(cache, _NEEDED_BYTES, "the native build")
+            with disk.full_disk_is_one_line(cache):
+                _compile(plan, cache / "work" / plan.work_key, finished, progress)
+    return open_build(finished)
+
+
+def choose_backend(asked: str) -> str:
+    """``auto`` is metal on macOS, cuda where nvcc is found, else cpu."""
+    if asked != "auto":
+        return asked
+    if sys.platform == "darwin":
+        return "metal"
+    return "cuda" if shutil.which("nvcc") and shutil.which("nvidia-smi") else "cpu"
+
+
+def _plan(tree: source.Source, native: Path, backend: str) -> Plan:
+    cxx = requirements.compiler()
+    if cxx is None:
+        raise RpcmeshError("no C++ compiler was found", hint=requirements.install_command(["a C++ compiler"]))
+    version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    root = requirements.openssl_root()
+    openssl = (f"-DOPENSSL_ROOT_DIR={root}",) if root else ()
+    return Plan(
+        source=tree,
+        native=native,
+        native_digest=source.tree_digest(native),
+        backend=backend,
+        compiler=f"{version} for {os.uname().sysname} {os.uname().machine}",
+        options=("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_CXX_COMPILER={cxx}", *openssl, *_BACKENDS[backend]),
+    )
+
+
+def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None:
+    work.mkdir(parents=True, exist_ok=True)
+    # Compiled from a copy in a fixed place, so that the object tree serves every checkout and wheel of rpcmesh.
+    _mirror(plan.native, work / "native")
+    log = work / "build.log"
+    configure = ["cmake", "-S", str(work / "native"), "-B", str(work / "objects"), "-G", requirements.generator() or ""]
+    configure += [f"-DRPCMESH_LLAMA_SOURCE={plan.source.llama}", *plan.options]
+    jobs = str(os.cpu_count() or 1)
+    compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *_TARGETS]
+    with log.open("w", encoding="utf-8") as out:
+        progress("configure", 0.0)
+        _run(configure, out.write, log, lambda _: None)
+        progress("compile", 0.0)
+        _run(compile_all, out.write, log, lambda done: progress("compile", done))
+    _publish(plan, work / "objects" / "bin", finished)
+
+
+def _run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
+    tail: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as child:
+        assert child.stdout is not None  # noqa: S101 (stdout=PIPE)
+        try:
+            for line in child.stdout:
+                write(line)
+                tail = [*tail[-39:], line.rstrip()]
+                if step := _STEP.match(line):
+                    done, total, percent = step.groups()
+                    fraction(int(percent) / 100 if percent else int(done) / int(total))
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode != 0:
+        disk.raise_if_full("\n".join(tail), log)
+        errors = [line for line in tail if "error" in line.lower()][-3:] or tail[-3:]
+        raise RpcmeshError(
+            f"the native build failed (exit {child.returncode}):\n  " + "\n  ".join(errors),
+            hint=f"the whole log: {log}",
+        )
+
+
+def _publish(plan: Plan, built: Path, finished: Path) -> None:
+    """Copy beside the final place, hash, rename: a folder under the final name is always whole."""
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=finished.parent, prefix=".unfinished-"))
+    try:
+        target = scratch / "bin"
+        target.mkdir()
+        wanted = [
+            path
+            for path in sorted(built.iterdir())
+            if path.name in (WORKER, TUNNEL) or path.name.startswith(("libggml", "libllama"))
+        ]
+        for path in wanted:
+            if path.name.startswith("libllama-") or path.is_dir():
+                continue  # llama.cpp's own tools' helpers: the engine does not load them
+            shutil.copy2(path, target / path.name, follow_symlinks=False)
+        files = {path.name: fingerprint(path) for path in sorted(target.iterdir())}
+        manifest = Manifest(
+            build_id=plan.build_id,
+            backend=plan.backend,
+            source_digest=plan.source.digest,
+            native_digest=plan.native_digest,
+            compiler=plan.compiler,
+            options=plan.options,
+            files=files,
+        )
+        (scratch / FILE_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+        scratch.chmod(0o755)
+        scratch.rename(finished)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _mirror(native: Path, copy: Path) -> None:
+    """Make ``copy`` equal to ``native``, leaving equal files untouched so that their objects stay fresh."""
+    wanted = {path.relative_to(native): path for path in native.rglob("*") if path.is_file()}
+    for path in [path for path in copy.rglob("*") if path.is_file() and path.relative_to(copy) not in wanted]:
+        path.unlink()
+    for name, path in wanted.items():
+        target = copy / name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+
+@contextlib.contextmanager
+def _locked(path: Path, progress: Progress) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build", 0.0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _short(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""One llama.cpp, pinned by hash. Fetching, checking and unpacking it happen here; compiling does not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from rpcmesh.errors import RpcmeshError
+from rpcmesh.native_build import disk
+
+PACKAGE = "llama_cpp_python"
+VERSION = "0.3.36"
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+
+_NOT_COMPILED = {".git", "tests", "fuzz"}
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A llama.cpp tree and what identifies its content."""
+
+    llama: Path
+    digest: str
+
+
+def pinned(cache: Path) -> Source:
+    """The pinned tree, fetched through pip and unpacked below ``cache`` on first use."""
+    unpacked = cache / "source" / f"{PACKAGE}-{VERSION}-{SHA256[:12]}"
+    if not unpacked.is_dir():
+        _unpack(_fetch(cache), unpacked)
+    return Source(llama=unpacked / "vendor" / "llama.cpp", digest=SHA256)
+
+
+def checkout(directory: Path) -> Source:
+    """Somebody's own llama.cpp, identified by a hash over its source files."""
+    if not (directory / "ggml" / "include" / "ggml-rpc.h").is_file():
+        raise RpcmeshError(
+            f"{str(directory)!r} is not a llama.cpp checkout with the RPC backend",
+            hint="give --source the folder that holds llama.cpp's CMakeLists.txt and ggml/",
+        )
+    return Source(llama=directory.resolve(), digest=tree_digest(directory))
+
+
+def tree_digest(root: Path) -> str:
+    """SHA-256 over the names and bytes of the files below ``root`` that end up in a binary."""
+    total = hashlib.sha256()
+    for folder, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name not in _NOT_COMPILED and not name.startswith("build"))
+        for name in sorted(files):
+            path = Path(folder) / name
+            if path.is_symlink() or not path.is_file():
+                continue
+            total.update(os.fsencode(path.relative_to(root)) + b"\0")
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def _fetch(cache: Path) -> Path:
+    archive = cache / "downloads" / f"{PACKAGE}-{VERSION}.tar.gz"
+    if archive.is_file() and _sha256(archive) == SHA256:
+        return archive
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with disk.full_disk_is_one_line(cache), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        requirement = Path(scratch) / "requirements.txt"
+        requirement.write_text(f"{PACKAGE.replace('_', '-')}=={VERSION} --hash=sha256:{SHA256}\n")
+        # --no-binary names the one package: pip prepares its metadata, whose build requirements come as wheels.
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            PACKAGE.replace("_", "-"),
+        ]
+        command += ["--require-hashes", "--dest", scratch, "--requirement", str(requirement)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = Path(scratch) / archive.name
+        if done.returncode != 0 or not found.is_file():
+            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["pip printed nothing"]
+            disk.raise_if_full(done.stderr, cache)
+            raise RpcmeshError(
+                f"could not download {PACKAGE} {VERSION}: {last[0]}",
+                hint="check the connection to your package index, or use a checkout: rpcmesh build --source DIR",
+            )
+        if _sha256(found) != SHA256:
+            raise RpcmeshError(
+                f"{found.name} does not have the pinned SHA-256 {SHA256!r}", hint="try again: rpcmesh build"
+            )
+        found.replace(archive)
+    return archive
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside its final place and renamed: a folder under the final name is always whole.
+    scratch = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        with disk.full_disk_is_one_line(target.parent), tarfile.open(archive) as tar:
+            tar.extractall(scratch, filter="data")
+            (scratch / f"{PACKAGE}-{VERSION}").rename(target)
+    except FileExistsError:
+        pass  # another build unpacked the same archive first
+    except OSError:
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

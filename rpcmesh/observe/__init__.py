@@ -1,0 +1,1 @@
+"""What rpcmesh says about itself: structured logs."""

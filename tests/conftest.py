@@ -1,0 +1,49 @@
+"""What every test may lean on: the real native build, the real model, and nothing left behind."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from rpcmesh import native_build, paths
+from rpcmesh.models import catalog
+from rpcmesh.native_build import source
+
+
+def _quiet(_stage: str, _fraction: float) -> None:
+    pass
+
+
+@pytest.fixture(scope="session")
+def build() -> native_build.Build:
+    """The native parts of this checkout, compiled on first use into the user's cache."""
+    return native_build.build(
+        cache=paths.default_cache(), native=paths.shipped("native"), backend="cpu", llama=None, progress=_quiet
+    )
+
+
+@pytest.fixture(scope="session")
+def tunnel_binary(build: native_build.Build) -> Path:
+    return build.tunnel
+
+
+@pytest.fixture(scope="session")
+def llama_source() -> Path:
+    """The pinned llama.cpp tree."""
+    return source.pinned(paths.default_cache()).llama
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct, verified."""
+    return catalog.pull("smollm2-135m-instruct", paths.default_cache(), _quiet)
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -6,10 +6,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,7 +85,7 @@ def choose_backend(asked: str) -> str:
     """``auto`` is metal on macOS, cuda where nvcc is found, else cpu."""
     if asked != "auto":
         return asked
-    if sys.platform == "darwin":
+    if platform.system() == "Darwin":
         return "metal"
     return "cuda" if shutil.which("nvcc") and shutil.which("nvidia-smi") else "cpu"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from rpcmesh.errors import RpcmeshError
@@ -35,11 +35,10 @@ def compiler() -> str | None:
 
 def openssl_root() -> Path | None:
     """Homebrew's OpenSSL, which no compiler finds by itself; None elsewhere."""
-    if sys.platform == "darwin":
-        usual = (Path("/opt/homebrew/opt/openssl@3"), Path("/usr/local/opt/openssl@3"))
-        return next((path for path in usual if path.is_dir()), None)
-    else:  # noqa: RET505 (without the else, mypy calls the line below unreachable on macOS)
+    if platform.system() != "Darwin":
         return None
+    usual = (Path("/opt/homebrew/opt/openssl@3"), Path("/usr/local/opt/openssl@3"))
+    return next((path for path in usual if path.is_dir()), None)
 
 
 def generator() -> str | None:
@@ -73,10 +72,10 @@ def require() -> None:
 def install_command(lacking: list[str]) -> str:
     """One command for this machine's package manager; on macOS, Apple's tools come from xcode-select."""
     commands = []
-    if sys.platform == "darwin" and {"a C++ compiler", "make or ninja"} & set(lacking):
+    if platform.system() == "Darwin" and {"a C++ compiler", "make or ninja"} & set(lacking):
         commands.append("xcode-select --install")
     for column, (program, install) in enumerate(_INSTALLERS):
-        if shutil.which(program) or (sys.platform == "darwin" and program == "brew"):
+        if shutil.which(program) or (platform.system() == "Darwin" and program == "brew"):
             packages = [name for piece in lacking if (name := _PACKAGES[piece][column])]
             if packages:
                 commands.append(f"{install} {' '.join(packages)}")

@@ -6,10 +6,15 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rpcmesh import native_build, paths
 from rpcmesh.models import catalog
 from rpcmesh.native_build import source
+
+# How long an example takes on a busy machine says nothing about the code.
+settings.register_profile("rpcmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rpcmesh")
 
 
 def _quiet(_stage: str, _fraction: float) -> None:

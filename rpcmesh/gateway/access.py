@@ -30,6 +30,7 @@ class Trace:
     """What is learned about one request on its way, for its headers and its log line."""
 
     request_id: str
+    headers_sent: bool = False
     key: ApiKey | None = None
     key_refused: Refusal | None = None
     model: str | None = None
@@ -86,8 +87,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     trace = request[TRACE]
     try:
         return await handler(request)
-    except ApiError as error:
-        return _error_response(error, trace)
+    except ConnectionError:
+        raise  # the client is gone: nobody to tell, and nothing of ours is broken
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -95,11 +96,14 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         if hdrs.ALLOW in error.headers:
             response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return response
-    except ConnectionError:
-        raise  # the client is gone: nobody to tell, and nothing of ours is broken
-    except Exception:
-        log.exception("request_failed", request_id=trace.request_id)
-        return _error_response(internal(trace.request_id), trace)
+    except Exception as error:
+        told = error if isinstance(error, ApiError) else None
+        if told is None:
+            log.exception("request_failed", request_id=trace.request_id)
+            told = internal(trace.request_id)
+        if trace.headers_sent:
+            raise  # half an answer is out: aiohttp cuts the connection, so that it cannot pass for a whole one
+        return _error_response(told, trace)
 
 
 def authenticated(keys: KeyStore, now: Callable[[], float]) -> Middleware:
@@ -131,7 +135,9 @@ def presented_key(request: web.Request) -> str | None:
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """A signal rather than a middleware: a stream's headers are gone before its handler returns."""
-    response.headers["x-request-id"] = request[TRACE].request_id
+    trace = request[TRACE]
+    response.headers["x-request-id"] = trace.request_id
+    trace.headers_sent = True
 
 
 def _route(request: web.Request) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -72,6 +73,7 @@ async def respond(
     error_event: Callable[[Exception], bytes],
     *,
     keep_alive_s: float = KEEP_ALIVE_S,
+    write_timeout_s: float = WRITE_TIMEOUT_S,
 ) -> web.StreamResponse:
     """Answer with ``frames``, which end with the source's own last event.
 
@@ -85,7 +87,7 @@ async def respond(
     async with asyncio.TaskGroup() as group:
         pump = group.create_task(mailbox.fill(frames))
         try:
-            failure = await _deliver(request, response, mailbox, error_event, keep_alive_s)
+            failure = await _deliver(_Client(request, response, write_timeout_s), mailbox, error_event, keep_alive_s)
         except OSError as error:  # raised below: a group would wrap it
             failure = error
         finally:
@@ -95,36 +97,39 @@ async def respond(
     return response
 
 
+@dataclass(frozen=True)
+class _Client:
+    request: web.Request
+    response: web.StreamResponse
+    write_timeout_s: float
+
+    async def write(self, piece: bytes) -> None:
+        """Raises ``ConnectionError`` when the client is gone, by its own will or by taking nothing."""
+        try:
+            async with asyncio.timeout(self.write_timeout_s):
+                if not self.response.prepared:
+                    await self.response.prepare(self.request)
+                if piece:
+                    await self.response.write(piece)
+        except TimeoutError as error:
+            if self.request.transport is not None:
+                self.request.transport.abort()
+            raise ConnectionAbortedError(f"the client took nothing for {self.write_timeout_s} s") from error
+
+
 async def _deliver(
-    request: web.Request,
-    response: web.StreamResponse,
-    mailbox: Mailbox,
-    error_event: Callable[[Exception], bytes],
-    keep_alive_s: float,
+    client: _Client, mailbox: Mailbox, error_event: Callable[[Exception], bytes], keep_alive_s: float
 ) -> Exception | None:
     """Write until the end. Returns a failure for which nothing was sent yet."""
     while True:
         news = await mailbox.wait(keep_alive_s)
         ended, failure = mailbox.ended, mailbox.failure
-        if failure is not None and not response.prepared:
+        if failure is not None and not client.response.prepared:
             return failure
         piece = mailbox.take() if news else KEEP_ALIVE
         if failure is not None:
             piece += frame(error_event(failure))
-        await _write(request, response, piece)
+        await client.write(piece)
         if ended:
-            await response.write_eof()
+            await client.response.write_eof()
             return None
-
-
-async def _write(request: web.Request, response: web.StreamResponse, piece: bytes) -> None:
-    try:
-        async with asyncio.timeout(WRITE_TIMEOUT_S):
-            if not response.prepared:
-                await response.prepare(request)
-            if piece:
-                await response.write(piece)
-    except TimeoutError as error:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionAbortedError(f"the client took nothing for {WRITE_TIMEOUT_S:.0f} s") from error

@@ -25,6 +25,13 @@ async def _leaky(_request: web.Request) -> web.Response:
     raise ValueError("password=hunter2")
 
 
+async def _halfway(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    await response.write(b"half an ans")
+    raise ValueError("password=hunter2")
+
+
 async def _joined(_request: web.Request) -> web.Response:
     return web.json_response({"joined": True})
 
@@ -33,7 +40,7 @@ async def _joined(_request: web.Request) -> web.Response:
 async def gateway(certificate: tuple[Path, Path]) -> AsyncIterator[Gateway]:
     backend, keys = ScriptedBackend(), Keys()
     secret = keys.add()
-    extra = (web.get("/leaky", _leaky), web.post("/join", _joined))
+    extra = (web.get("/leaky", _leaky), web.get("/halfway", _halfway), web.post("/join", _joined))
     app = make_app(backend, keys, extra_routes=extra, now=lambda: NOW)
     trust = ssl.create_default_context(cafile=str(certificate[0]))
     async with (

@@ -267,6 +267,16 @@ async def test_our_bug_is_500_with_an_id_that_finds_the_traceback(gateway: Gatew
     assert (failed["request_id"], failed["exc_info"]) == (request_id, True)
 
 
+async def test_our_bug_after_half_an_answer_cuts_the_connection(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=gateway.trust)
+    writer.write(b"GET /halfway HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    received = await asyncio.wait_for(reader.read(), timeout=5)
+    writer.close()
+    await writer.wait_closed()
+    assert received.count(b"HTTP/1.1") == 1
+    assert received.endswith(b"half an ans\r\n")  # and no last chunk
+
+
 @pytest.mark.parametrize("path", ["/health", "/nothing", "/v1/models", "/leaky"])
 async def test_every_response_has_its_own_request_id(gateway: Gateway, path: str) -> None:
     ids = set()

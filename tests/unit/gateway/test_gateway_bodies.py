@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rpcmesh.engine.messages import (
@@ -322,6 +322,7 @@ def understood(parse: Callable[[bytes, str], Call], body: dict[str, Any]) -> Cal
         return error
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(FIELDS, JSON))
 @example({"temperature": 1e999})
 @example({"messages": [{"role": "user", "content": "\udfff"}]})
@@ -335,6 +336,7 @@ def test_any_json_is_a_400_or_reaches_the_wire(body: dict[str, Any]) -> None:
                 assert encode(call.request)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_400_at_worst(body: bytes) -> None:
     with pytest.raises(ApiError) as caught:

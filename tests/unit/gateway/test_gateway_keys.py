@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpcmesh.gateway.keys import ApiKey, Reason, Refusal, check, hash_secret, mint, parse, verify
@@ -86,12 +86,14 @@ def test_no_key_is_missing(presented: str | None) -> None:
     assert check(presented, Store(), NOW) == Refusal(Reason.MISSING)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_other_text_is_refused_without_a_lookup(text: str) -> None:
     if parse(text) is None:
         assert check(text, Store(), NOW).reason in {Reason.MISSING, Reason.MALFORMED}  # type: ignore[union-attr]
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=63), st.characters())
 def test_changing_any_one_character_breaks_a_key(position: int, character: str) -> None:
     secret, key = mint("a", NOW)
@@ -100,6 +102,7 @@ def test_changing_any_one_character_breaks_a_key(position: int, character: str) 
     assert (check(forged, stored(key), NOW) == key) == (forged == secret)
 
 
+@settings(deadline=None)
 @given(st.from_regex(r"[A-Za-z0-9_-]{43}", fullmatch=True), st.from_regex(r"[A-Za-z0-9_-]{43}", fullmatch=True))
 def test_a_secret_verifies_against_its_own_hash_only(one: str, two: str) -> None:
     key = ApiKey(id="0" * 12, name="a", secret_hash=hash_secret(one), created_at=NOW)

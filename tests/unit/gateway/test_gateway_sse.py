@@ -11,12 +11,13 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rpcmesh.gateway import sse
 
 KEEP_ALIVE_S = 0.05
+WRITE_TIMEOUT_S = 0.5
 
 
 def parse(stream: str) -> list[str]:
@@ -33,6 +34,7 @@ def parse(stream: str) -> list[str]:
     return events
 
 
+@settings(deadline=None)
 @given(st.lists(st.text()))
 def test_any_json_survives_the_framing(texts: list[str]) -> None:
     stream = b"".join(sse.KEEP_ALIVE + sse.frame(msgspec.json.encode(text)) for text in texts)
@@ -58,18 +60,26 @@ Frames = Callable[[], AsyncIterator[bytes]]
 
 
 @asynccontextmanager
-async def served(frames: Frames) -> AsyncIterator[Callable[[], Coroutine[Any, Any, aiohttp.ClientResponse]]]:
+async def served(
+    frames: Frames, *, handler_cancellation: bool = True
+) -> AsyncIterator[Callable[[], Coroutine[Any, Any, aiohttp.ClientResponse]]]:
     """A server that answers each GET with ``frames``; gives what makes one."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return await sse.respond(request, frames(), lambda error: f"<{error}>".encode(), keep_alive_s=KEEP_ALIVE_S)
+            return await sse.respond(
+                request,
+                frames(),
+                lambda error: f"<{error}>".encode(),
+                keep_alive_s=KEEP_ALIVE_S,
+                write_timeout_s=WRITE_TIMEOUT_S,
+            )
         except ValueError as error:
             return web.Response(status=418, text=str(error))
 
     app = web.Application()
     app.router.add_get("/", handle)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    runner = web.AppRunner(app, handler_cancellation=handler_cancellation, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -186,3 +196,36 @@ async def test_a_client_that_reads_slowly_does_not_hold_up_the_source() -> None:
         await asyncio.wait_for(made.wait(), timeout=5)
         events = parse(await response.text())
         assert (len(events), events[-1]) == (201, "[DONE]")
+
+
+async def test_a_client_that_leaves_is_noticed_by_the_next_write_at_the_latest() -> None:
+    ended = asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        try:
+            yield sse.frame(b"1")
+            await asyncio.Event().wait()  # only keep-alives are written from here on
+        finally:
+            ended.set()
+
+    async with served(frames, handler_cancellation=False) as get:
+        (await get()).close()
+        await asyncio.wait_for(ended.wait(), timeout=5)
+
+
+async def test_a_client_that_takes_nothing_is_given_up() -> None:
+    ended = asyncio.Event()
+
+    async def frames() -> AsyncIterator[bytes]:
+        try:
+            for _ in range(32):
+                yield sse.frame(b"x" * (1 << 20))  # more than the sockets on the way can hold
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with served(frames) as get:
+        response = await get()
+        await asyncio.wait_for(ended.wait(), timeout=10)
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()

@@ -11,6 +11,8 @@ import msgspec
 
 from rpcmesh.errors import RpcmeshError
 
+Backend = Literal["auto", "cpu", "metal", "cuda", "vulkan"]
+
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
 
@@ -58,7 +60,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[build]``: how the native parts are compiled on this machine."""
 
-    backend: Literal["auto", "cpu", "metal", "cuda", "vulkan"] = "auto"
+    backend: Backend = "auto"
     # A llama.cpp checkout to use in place of the pinned source.
     source: str = ""
 

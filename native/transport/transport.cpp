@@ -7,6 +7,8 @@
 
 #include "transport.h"
 
+#include "ggml-rpc.h"
+
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -25,6 +27,10 @@
 #include <cstring>
 #include <string>
 #include <vector>
+
+// The tables in tunnel/rpc_frames.cpp were written for this protocol; another one must be read before it is let through.
+static_assert(RPC_PROTO_MAJOR_VERSION == 7 && RPC_PROTO_MINOR_VERSION == 0 && RPC_PROTO_PATCH_VERSION == 0 && GGML_OP_COUNT == 101,
+              "llama.cpp speaks another RPC protocol than the tunnel's frame tables were written for");
 
 namespace {
 

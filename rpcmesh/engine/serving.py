@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from rpcmesh.engine import ggml_log, llama
 from rpcmesh.engine.chat import ChatError, ChatTemplate
+from rpcmesh.engine.ggml_log import Log
+from rpcmesh.engine.llama import DecodeError, LoadError, Runtime, Sampler
 from rpcmesh.engine.messages import (
     ChatPrompt,
     Delta,
@@ -45,7 +47,7 @@ class _Refused(Exception):  # noqa: N818
 
 @dataclass(slots=True)
 class _Completion:
-    sampler: llama.Sampler
+    sampler: Sampler
     text: TextAssembler
     n_prompt: int
     n_completion: int
@@ -56,12 +58,13 @@ class _Completion:
 
 
 class Serving:
-    """Answers requests from one model. Raises :class:`~rpcmesh.engine.llama.LoadError` when it cannot be loaded."""
+    """Answers requests from one model. Raises :class:`LoadError` when it cannot be loaded."""
 
-    def __init__(self, spec: LoadSpec, log: ggml_log.Log, on_progress: Callable[[float], bool]) -> None:
+    def __init__(self, spec: LoadSpec, log: Log, on_progress: Callable[[float], bool]) -> None:
         started = time.monotonic()
-        self._runtime = llama.Runtime(spec, log, on_progress)
-        self._scheduler = Scheduler(self._runtime.limits, self._runtime.eog)
+        self._runtime = Runtime(spec, log, on_progress)
+        self._vocabulary = self._runtime.vocabulary
+        self._scheduler = Scheduler(self._runtime.limits, self._vocabulary.eog)
         self._open: dict[str, _Completion] = {}
         self._template = self._compile_template()
         load_s = time.monotonic() - started
@@ -69,10 +72,10 @@ class Serving:
             name=spec.model_name,
             n_layer=self._runtime.n_layer,
             n_ctx=self._runtime.limits.n_ctx,
-            n_vocab=self._runtime.n_vocab,
+            n_vocab=self._vocabulary.n_tokens,
             n_params=self._runtime.n_params,
             size_bytes=self._runtime.size_bytes,
-            has_chat_template=self._runtime.chat_template is not None,
+            has_chat_template=self._vocabulary.chat_template is not None,
             placement=read_placement(log.load_lines, self._runtime.devices, self._runtime.n_layer),
             load_s=load_s,
             first_token_ms=self._first_token_ms(),
@@ -99,7 +102,7 @@ class Serving:
         batch = self._scheduler.next_batch()
         try:
             self._runtime.decode(batch)
-        except llama.DecodeError as error:
+        except DecodeError as error:
             for chunk in batch.chunks:
                 self._close(chunk.id)
             return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
@@ -112,15 +115,17 @@ class Serving:
             raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
         if request.id in self._open:
             raise _Refused("engine_error", f"request id {request.id!r} is in use")
-        if "" in request.sampling.stop:
-            raise _Refused("invalid_prompt", "a stop string is empty")
+        _check(request.sampling)
         prompt = self._prompt_tokens(request.prompt)
         resumed = list(request.resume_token_ids)
+        tokens = prompt + resumed
+        unknown = next((token for token in tokens if not 0 <= token < self._vocabulary.n_tokens), None)
+        if unknown is not None:
+            raise _Refused("invalid_prompt", f"token {unknown} is not in the vocabulary of {self._vocabulary.n_tokens}")
         left = None if request.max_tokens is None else request.max_tokens - len(resumed)
         text = TextAssembler(request.sampling.stop)
         for token in resumed:
-            text.push(self._runtime.piece(token))
-        tokens = prompt + resumed
+            text.push(self._vocabulary.piece(token))
         if text.stopped or len(tokens) >= self._runtime.limits.n_ctx or (left is not None and left < 1):
             reason: FinishReason = "stop" if text.stopped else "length"
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
@@ -139,16 +144,13 @@ class Serving:
                 if isinstance(self._template, ChatError):
                     raise _Refused("invalid_prompt", self._template.message)
                 try:
-                    tokens = self._runtime.tokenize_chat(self._template.render(messages))
+                    tokens = self._vocabulary.tokenize_chat(self._template.render(messages))
                 except ChatError as error:
                     raise _Refused("invalid_prompt", error.message) from error
             case TextPrompt(text):
-                tokens = self._runtime.tokenize(text, add_special=True)
+                tokens = self._vocabulary.tokenize(text, add_special=True)
             case TokenPrompt(token_ids):
                 tokens = list(token_ids)
-        unknown = next((token for token in tokens if not 0 <= token < self._runtime.n_vocab), None)
-        if unknown is not None:
-            raise _Refused("invalid_prompt", f"token {unknown} is not in the vocabulary of {self._runtime.n_vocab}")
         if not tokens:
             raise _Refused("invalid_prompt", "the prompt is empty")
         n_ctx = self._runtime.limits.n_ctx
@@ -159,14 +161,14 @@ class Serving:
             )
         return tokens
 
-    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int]) -> llama.Sampler:
+    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int]) -> Sampler:
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
         return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens)
 
     def _delta(self, sampled: Sampled) -> Delta:
         completion = self._open[sampled.id]
         completion.n_completion += 1
-        emitted = completion.text.push(self._runtime.piece(sampled.token))
+        emitted = completion.text.push(self._vocabulary.piece(sampled.token))
         finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
         if finish is None:
             return Delta(sampled.id, emitted, (sampled.token,))
@@ -183,11 +185,9 @@ class Serving:
             self._runtime.forget(held)
 
     def _compile_template(self) -> ChatTemplate | ChatError:
-        runtime = self._runtime
+        words = self._vocabulary
         try:
-            return ChatTemplate(
-                runtime.chat_template, bos=runtime.bos_text, eos=runtime.eos_text, strftime_now=_strftime_now
-            )
+            return ChatTemplate(words.chat_template, bos=words.bos_text, eos=words.eos_text, strftime_now=_strftime_now)
         except ChatError as error:
             # Text prompts need no template, so the model is of use without it.
             return error
@@ -195,12 +195,26 @@ class Serving:
     def _first_token_ms(self) -> float:
         """Ready means that a real token came back: this one also faults in the weights and builds the graphs."""
         started = time.monotonic()
-        prompt = TokenPrompt((next(iter(self._runtime.eog), 0),))
+        prompt = TokenPrompt((next(iter(self._vocabulary.eog), 0),))
         self.submit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
         for event in self.step():
             if isinstance(event, Failure):
-                raise llama.LoadError(f"the model loads but does not answer: {event.message}")
+                raise LoadError(f"the model loads but does not answer: {event.message}")
         return (time.monotonic() - started) * 1000
+
+
+def _check(sampling: Sampling) -> None:
+    """Refuse what would be undefined behaviour in llama.cpp: one bad request must not end the others' engine."""
+    if "" in sampling.stop:
+        raise _Refused("invalid_prompt", "a stop string is empty")
+    numbers = {
+        name: value for name in sampling.__struct_fields__ if isinstance(value := getattr(sampling, name), float)
+    }
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise _Refused("invalid_prompt", f"{name} {value} is not a finite number")
+    if sampling.repeat_penalty <= 0:
+        raise _Refused("invalid_prompt", f"repeat_penalty {sampling.repeat_penalty} is not above 0")
 
 
 def _strftime_now(pattern: str) -> str:

@@ -28,7 +28,7 @@ class TextAssembler:
         """What was held back, for the end of a completion that no stop string ended."""
         emitted = self._release(self._utf8.decode(b"", final=True))
         held, self._held = self._held, ""
-        return emitted if self.stopped else emitted + held
+        return emitted + held
 
     def _release(self, text: str) -> str:
         if self.stopped:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from rpcmesh.config import Backend
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.native_build import disk, requirements, source
 from rpcmesh.native_build.manifest import FILE_NAME, TUNNEL, WORKER, Build, Manifest, fingerprint, open_build
@@ -42,7 +43,7 @@ class Plan(msgspec.Struct, frozen=True):
     source: source.Source
     native: Path
     native_digest: str
-    backend: str
+    backend: Backend
     compiler: str
     options: tuple[str, ...]
 
@@ -60,7 +61,7 @@ class Plan(msgspec.Struct, frozen=True):
         return _short(self.source.digest, self.native_digest, self.backend, self.compiler, *self.options)
 
 
-def build(*, cache: Path, native: Path, backend: str, llama: Path | None, progress: Progress) -> Build:
+def build(*, cache: Path, native: Path, backend: Backend, llama: Path | None, progress: Progress) -> Build:
     """Return the finished build for these inputs, compiling it first if it is not there.
 
     ``llama`` is somebody's own checkout, None the pinned source. Raises :class:`RpcmeshError` with the last lines of a
@@ -81,7 +82,7 @@ def build(*, cache: Path, native: Path, backend: str, llama: Path | None, progre
     return open_build(finished)
 
 
-def choose_backend(asked: str) -> str:
+def choose_backend(asked: Backend) -> Backend:
     """``auto`` is metal on macOS, cuda where nvcc is found, else cpu."""
     if asked != "auto":
         return asked
@@ -90,7 +91,7 @@ def choose_backend(asked: str) -> str:
     return "cuda" if shutil.which("nvcc") and shutil.which("nvidia-smi") else "cpu"
 
 
-def _plan(tree: source.Source, native: Path, backend: str) -> Plan:
+def _plan(tree: source.Source, native: Path, backend: Backend) -> Plan:
     cxx = requirements.compiler()
     if cxx is None:
         raise RpcmeshError("no C++ compiler was found", hint=requirements.install_command(["a C++ compiler"]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from rpcmesh.config import Backend
 from rpcmesh.errors import RpcmeshError
 
 FILE_NAME = "manifest.json"
@@ -18,7 +19,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """``files`` maps each name in ``bin/`` to its :func:`fingerprint`."""
 
     build_id: str
-    backend: str
+    backend: Backend
     source_digest: str
     native_digest: str
     compiler: str
@@ -35,7 +36,7 @@ class Build(msgspec.Struct, frozen=True):
 
     dir: Path
     build_id: str
-    backend: str
+    backend: Backend
 
     @property
     def lib_dir(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rpcmesh.engine.scheduler import Batch, Chunk, Limits, Output, Sampled, Scheduler
 
@@ -105,8 +105,6 @@ class Engine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = Limits(n_ctx=12, n_seq_max=3, n_batch=5)
-        self.scheduler = Scheduler(self.limits, frozenset({EOG}))
         self.n_submitted = 0
         self.open: list[str] = []
         self.admitted: list[str] = []
@@ -116,7 +114,11 @@ class Engine(RuleBasedStateMachine):
         self.sampled: dict[str, list[int]] = {}
         self.cache: dict[int, list[int]] = {}
         self.owner: dict[int, str] = {}
-        self.idle_steps: dict[str, int] = {}
+
+    @initialize(n_batch=st.integers(3, 6))
+    def load(self, n_batch: int) -> None:
+        self.limits = Limits(n_ctx=12, n_seq_max=3, n_batch=n_batch)
+        self.scheduler = Scheduler(self.limits, frozenset({EOG}))
 
     @rule(prompt=st.lists(st.integers(1, 9), min_size=1, max_size=11), max_new=st.none() | st.integers(1, 8))
     def submit(self, prompt: list[int], max_new: int | None) -> None:
@@ -126,7 +128,6 @@ class Engine(RuleBasedStateMachine):
         self.prompt[name], self.max_new[name], self.sampled[name] = tuple(prompt), max_new, []
         self.open.append(name)
         self.order.append(name)
-        self.idle_steps[name] = 0
 
     @precondition(lambda self: self.open)
     @rule(data=st.data())
@@ -168,11 +169,10 @@ class Engine(RuleBasedStateMachine):
     def _check_progress(self, batch: Batch) -> None:
         decoded = {chunk.id for chunk in batch.chunks}
         for name in self.open:
-            self.idle_steps[name] = 0 if name in decoded else self.idle_steps[name] + 1
             decoding = bool(self.sampled[name])
             assert not decoding or name in decoded, "a running sequence missed a step"
         # Whoever came first among those that still have prompt to read gets some of it read.
-        reading = [name for name in self.open if name in self.owner.values() and not self.sampled[name]]
+        reading = [name for name in self.open[: self.limits.n_seq_max] if not self.sampled[name]]
         assert not reading or reading[0] in decoded
 
     def _take(self, sampled: Sampled) -> None:

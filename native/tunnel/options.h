@@ -1,0 +1,28 @@
+// The command line, parsed once. Values are checked here; files are not opened.
+#pragma once
+
+#include <string>
+
+#include "routes.h"
+
+namespace rpcmesh {
+
+struct Options {
+    Mode        mode = Mode::ingress;
+    std::string listen;
+    std::string identity;
+    std::string routes;
+    std::string status;
+    std::string to;
+    int         max_connections     = 64;
+    int         handshake_timeout_s = 10;
+    int         silence_timeout_s   = 3;
+    int         lease_wait_ms       = 1000;
+};
+
+extern const char * const usage;
+
+// False and a one-line `error` if the arguments are not right.
+bool parse_options(int argc, const char * const * argv, Options & options, std::string & error);
+
+}  // namespace rpcmesh

@@ -1,0 +1,271 @@
+#include "session.h"
+
+#include <poll.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "log.h"
+#include "pump.h"
+
+namespace rpcmesh {
+
+namespace {
+
+constexpr int CONNECT_TIMEOUT_S = 3;
+
+// Closes the session in the registry when its thread is done, however it ends.
+class Ending {
+public:
+    Ending(Registry & registry, std::shared_ptr<Session> session) : registry_(registry), session_(std::move(session)) {}
+    Ending(const Ending &)             = delete;
+    Ending & operator=(const Ending &) = delete;
+    ~Ending() { registry_.close(session_); }
+
+private:
+    Registry &               registry_;
+    std::shared_ptr<Session> session_;
+};
+
+class Lease {
+public:
+    Lease(Registry & registry, const std::string & worker, const Session & session, int wait_ms) :
+        registry_(registry),
+        worker_(worker),
+        held_(registry.take_lease(worker, session, wait_ms)) {}
+    Lease(const Lease &)             = delete;
+    Lease & operator=(const Lease &) = delete;
+    ~Lease() {
+        if (held_) {
+            registry_.release_lease(worker_);
+        }
+    }
+    bool held() const { return held_; }
+
+private:
+    Registry &        registry_;
+    const std::string worker_;
+    const bool        held_;
+};
+
+void log_session(const char * level, const char * event, const Session & session, Reason reason) {
+    log_line(level, event, [&](Json & line) {
+        line.field("session", session.id).field("remote", session.remote);
+        if (session.established) {
+            line.field("route", session.route).field("peer", session.peer);
+        }
+        if (reason != Reason::none) {
+            line.field("reason", name_of(reason));
+        }
+    });
+}
+
+void log_opened(const Session & session) {
+    log_line("info", "session_opened", [&](Json & line) {
+        line.field("session", session.id)
+            .field("route", session.route)
+            .field("peer", session.peer)
+            .field("remote", session.remote)
+            .field("tls", session.tls_version)
+            .field("cipher", session.cipher);
+    });
+}
+
+void log_closed(const Session & session, Reason reason) {
+    log_line("info", "session_closed", [&](Json & line) {
+        line.field("session", session.id)
+            .field("route", session.route)
+            .field("reason", name_of(reason))
+            .field("bytes_in", session.bytes_in.load())
+            .field("bytes_out", session.bytes_out.load());
+    });
+}
+
+// A handshake that failed, or a peer that is not who the route wants.
+void fail_handshake(Registry & registry, const Session & session, Reason reason) {
+    registry.count_handshake_failure(reason);
+    log_session("warning", "handshake_failed", session, reason);
+}
+
+void refuse(Registry & registry, const Session & session, Reason reason) {
+    registry.count_refused(reason);
+    log_session("warning", "session_refused", session, reason);
+}
+
+bool send_ciphertext(int fd, TlsStream & tls, int wake_fd, TimePoint deadline) {
+    const uint8_t * data = nullptr;
+    while (const size_t size = tls.pending(&data)) {
+        const ssize_t sent = send_some(fd, data, size);
+        if (sent > 0) {
+            tls.sent(static_cast<size_t>(sent));
+        } else if ((errno != EAGAIN && errno != EWOULDBLOCK) || wait_for(fd, POLLOUT, wake_fd, deadline) != Waited::ready) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Waits for bytes and feeds them to `tls`. `none` if there were some.
+Reason receive_ciphertext(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, Reason timeout) {
+    switch (wait_for(fd, POLLIN, wake_fd, deadline)) {
+        case Waited::timed_out:
+            return timeout;
+        case Waited::woken:
+            return Reason::stopping;
+        case Waited::ready:
+            break;
+    }
+    uint8_t       buffer[16 * 1024];
+    const ssize_t got = receive_some(fd, buffer, sizeof(buffer));
+    if (got <= 0) {
+        return Reason::handshake_broken;
+    }
+    tls.feed(buffer, static_cast<size_t>(got));
+    return Reason::none;
+}
+
+Reason shake_hands(int fd, TlsStream & tls, int wake_fd, TimePoint deadline) {
+    for (;;) {
+        const TlsStream::Step step = tls.handshake();
+        // Also after a failure: the alert tells a well-meaning peer what kind of mistake it made.
+        const bool sent = send_ciphertext(fd, tls, wake_fd, deadline);
+        if (step == TlsStream::Step::failed) {
+            return tls.reason();
+        }
+        if (!sent) {
+            return Reason::handshake_broken;
+        }
+        if (step == TlsStream::Step::done) {
+            return Reason::none;
+        }
+        const Reason received = receive_ciphertext(fd, tls, wake_fd, deadline, Reason::handshake_timeout);
+        if (received != Reason::none) {
+            return received;
+        }
+    }
+}
+
+// Reads until a whole HELLO is there. Its bytes, with whatever came behind them, end up in `early`.
+Reason read_hello(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, RequestFrames & frames, Early & early) {
+    for (;;) {
+        uint8_t    buffer[4 * 1024];
+        const long got = tls.read(buffer, sizeof(buffer));
+        if (got < 0) {
+            return Reason::peer_closed;
+        }
+        if (got == 0) {
+            const Reason received = receive_ciphertext(fd, tls, wake_fd, deadline, Reason::hello_timeout);
+            if (received != Reason::none) {
+                return received == Reason::handshake_broken ? Reason::peer_closed : received;
+            }
+            continue;
+        }
+        early.bytes.insert(early.bytes.end(), buffer, buffer + got);
+        if (frames.inspect(early.bytes.data(), early.bytes.size(), early.passed) != RequestFrames::Verdict::ok) {
+            return Reason::hello_invalid;
+        }
+        if (frames.greeted()) {
+            return Reason::none;
+        }
+    }
+}
+
+void run_pump(const Options & options, End & far, End & near, const Early & early, Inspection * inspection, Session & session,
+              Registry & registry) {
+    const Reason reason = pump(far, near, early, inspection, session, options.silence_timeout_s * 1000 - 500);
+    if (reason == Reason::frame_invalid) {
+        refuse(registry, session, reason);
+    }
+    log_closed(session, reason);
+}
+
+}  // namespace
+
+void serve_ingress(const Options & options, Registry & registry, Incoming incoming) {
+    Session &       session = *incoming.session;
+    const Ending    ending(registry, incoming.session);
+    const int       wake     = session.wake.read.get();
+    const TimePoint deadline = Clock::now() + std::chrono::seconds(options.handshake_timeout_s);
+    tune_tcp(incoming.fd.get(), options.silence_timeout_s);
+    auto         tls    = std::make_unique<TlsStream>(*incoming.settings->identity, true, "");
+    const Reason failed = shake_hands(incoming.fd.get(), *tls, wake, deadline);
+    if (failed != Reason::none) {
+        return fail_handshake(registry, session, failed);
+    }
+    const auto found = incoming.settings->routes.find(tls->alpn());
+    if (found == incoming.settings->routes.end()) {
+        return fail_handshake(registry, session, Reason::unknown_alpn);
+    }
+    const Route & route = found->second;
+    if (tls->peer_uri() != route.peer) {
+        return fail_handshake(registry, session, Reason::wrong_identity);
+    }
+    registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher());
+
+    Early                       early;
+    std::unique_ptr<Inspection> inspection;
+    std::unique_ptr<Lease>      lease;
+    if (route.is_rpc()) {
+        inspection           = std::make_unique<Inspection>();
+        const Reason refusal = read_hello(incoming.fd.get(), *tls, wake, deadline, inspection->requests, early);
+        if (refusal != Reason::none) {
+            return refuse(registry, session, refusal);
+        }
+        lease = std::make_unique<Lease>(registry, route.name, session, options.lease_wait_ms);
+        if (!lease->held()) {
+            return refuse(registry, session, Reason::lease_busy);
+        }
+        session.bytes_in += early.bytes.size();
+    }
+    End near(connect_unix(route.unix_path));
+    if (near.fd() < 0) {
+        return refuse(registry, session, Reason::worker_unreachable);
+    }
+    log_opened(session);
+    End far(std::move(incoming.fd), std::move(tls));
+    run_pump(options, far, near, early, inspection.get(), session, registry);
+}
+
+void serve_egress(const Options & options, Registry & registry, Incoming incoming, const Route & route) {
+    Session &       session = *incoming.session;
+    const Ending    ending(registry, incoming.session);
+    const int       wake = session.wake.read.get();
+    const TimePoint now  = Clock::now();
+    Fd              fd   = connect_tcp(route.address, now + std::chrono::seconds(CONNECT_TIMEOUT_S), wake);
+    session.remote       = route.address;
+    if (!fd.valid()) {
+        return fail_handshake(registry, session, Reason::peer_unreachable);
+    }
+    tune_tcp(fd.get(), options.silence_timeout_s);
+    auto         tls    = std::make_unique<TlsStream>(*incoming.settings->identity, false, route.alpn);
+    const Reason failed = shake_hands(fd.get(), *tls, wake, now + std::chrono::seconds(options.handshake_timeout_s));
+    if (failed != Reason::none) {
+        return fail_handshake(registry, session, failed);
+    }
+    if (tls->peer_uri() != route.peer) {
+        return fail_handshake(registry, session, Reason::wrong_identity);
+    }
+    if (tls->alpn() != route.alpn) {
+        return fail_handshake(registry, session, Reason::unknown_alpn);
+    }
+    registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher());
+    log_opened(session);
+    End far(std::move(fd), std::move(tls));
+    End near(std::move(incoming.fd));
+    run_pump(options, far, near, {}, nullptr, session, registry);
+}
+
+void serve_loopback(const Options & options, Registry & registry, Incoming incoming) {
+    Session &    session = *incoming.session;
+    const Ending ending(registry, incoming.session);
+    tune_tcp(incoming.fd.get(), options.silence_timeout_s);
+    End near(connect_unix(options.to));
+    if (near.fd() < 0) {
+        return refuse(registry, session, Reason::worker_unreachable);
+    }
+    registry.established(session, "loopback", "", "", "", "");
+    End far(std::move(incoming.fd));
+    run_pump(options, far, near, {}, nullptr, session, registry);
+}
+
+}  // namespace rpcmesh

@@ -1,0 +1,5 @@
+"""``python -m rpcmesh`` is ``rpcmesh``."""
+
+from rpcmesh.cli.main import main
+
+main()

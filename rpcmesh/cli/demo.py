@@ -1,0 +1,178 @@
+"""``rpcmesh demo``: the whole of it on this machine, shown and then removed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from rpcmesh import config, paths
+from rpcmesh.cli import progress
+from rpcmesh.cli.build import open_or_build
+from rpcmesh.cli.output import err, out, print_json, print_table
+from rpcmesh.cli.running import stopped_early
+from rpcmesh.cli.status import layer_range
+from rpcmesh.coordinator import founding
+from rpcmesh.coordinator.report import StatusReport
+from rpcmesh.demo import ask, local_mesh
+from rpcmesh.demo import home as demo_home
+from rpcmesh.gateway import keys
+from rpcmesh.models import catalog, library
+from rpcmesh.native_build import Build
+
+MODEL = "smollm2-135m-instruct"
+QUESTION = "What is the capital of France? Answer in one sentence."
+READY_LIMIT_S = 180.0
+MAX_TOKENS = 200
+
+
+class WorkerShown(msgspec.Struct, frozen=True):
+    node: str
+    layers: str
+    tls_version: str
+    cipher: str
+
+
+class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What ``--json`` prints; the last four only with ``--keep``."""
+
+    question: str
+    answer: str
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float
+    time_to_first_token_s: float
+    model: str
+    build_id: str
+    workers: tuple[WorkerShown, ...]
+    url: str | None = None
+    api_key: str | None = None
+    ca_file: str | None = None
+    home: str | None = None
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """The command line, parsed."""
+
+    nodes: tuple[str, ...]
+    prompt: str
+    keep: bool
+    as_json: bool
+
+
+@click.command()
+@click.option("--nodes", type=click.IntRange(1, 8), default=2, show_default=True, help="How many nodes to start.")
+@click.option("--prompt", default=QUESTION, show_default=True, help="What to ask.")
+@click.option("--keep", is_flag=True, help="Stay up until interrupted, for any OpenAI client.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of text.")
+def demo(nodes: int, prompt: str, keep: bool, as_json: bool) -> None:
+    """Start a coordinator and nodes on this machine, and ask them a question.
+
+    Real processes, identities, join tokens, tunnels and a real model; nothing is left behind. With RPCMESH_HOME set,
+    that is the coordinator's home while the demo runs.
+    """
+    wishes = Wishes(tuple(f"node-{number}" for number in range(1, nodes + 1)), prompt, keep, as_json)
+    built = open_or_build("auto", None)
+    with progress.task(f"model {MODEL}") as report:
+        model_file = catalog.pull(MODEL, paths.default_cache(), report)
+    with demo_home.claimed(wishes.nodes) as home:
+        asyncio.run(stopped_early(_run(home, built, model_file, wishes)))
+
+
+async def _run(home: paths.Home, built: Build, model_file: Path, wishes: Wishes) -> None:
+    library.add(home, model_file, MODEL)
+    async with local_mesh.running(home, built) as mesh:
+        report = await _bring_up(mesh, wishes)
+        endpoint = ask.Endpoint(url=mesh.url, api_key=_key(home), ca_file=mesh.ca_file, model=MODEL)
+        answer = await _ask(endpoint, wishes)
+        shown = _shown(wishes, answer, report)
+        if wishes.keep:
+            kept = {"url": mesh.url, "api_key": endpoint.api_key, "ca_file": str(mesh.ca_file), "home": str(home.root)}
+            shown = msgspec.structs.replace(shown, **kept)
+        if wishes.as_json:
+            print_json(shown)
+        else:
+            _print(shown)
+        if wishes.keep:
+            await asyncio.Event().wait()
+
+
+async def _bring_up(mesh: local_mesh.LocalMesh, wishes: Wishes) -> StatusReport:
+    with progress.task("coordinator") as report:
+        report("start", 0.0)
+        await mesh.found(config.Engine(model=MODEL, min_workers=len(wishes.nodes)))
+    with progress.task("nodes") as report:
+        for number, name in enumerate(wishes.nodes):
+            report(f"{name} joins", number / len(wishes.nodes))
+            await mesh.join(name)
+            await mesh.run_node(name)
+    with progress.task("load over mutual TLS") as report:
+        return await mesh.ready(lambda seen: report(seen.model.state, seen.model.progress), READY_LIMIT_S)
+
+
+def _key(home: paths.Home) -> str:
+    now = time.time()
+    secret, made = keys.mint("demo", now)
+    with founding.open_mesh(home) as opened:
+        opened.store.add_key(made, founding.ACTOR, now)
+    return secret
+
+
+async def _ask(endpoint: ask.Endpoint, wishes: Wishes) -> ask.Answer:
+    turns = [ask.Turn(role="user", content=wishes.prompt)]
+    if not wishes.as_json:
+        out.print(f"\n[bold]question[/]  {wishes.prompt}")
+        out.print("[bold]answer[/]    ", end="")
+
+    def show(text: str) -> None:
+        if not wishes.as_json:
+            out.print(text, end="", markup=False)
+
+    answer = await ask.stream(endpoint, turns, max_tokens=MAX_TOKENS, temperature=0.0, on_text=show)
+    if not wishes.as_json:
+        out.print("\n")
+    return answer
+
+
+def _shown(wishes: Wishes, answer: ask.Answer, report: StatusReport) -> Shown:
+    links = {link.route.partition(".")[0]: link for link in report.links if link.route.endswith(".w0")}
+    return Shown(
+        question=wishes.prompt,
+        answer=answer.text,
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=answer.completion_tokens,
+        tokens_per_s=round(answer.tokens_per_s, 1),
+        time_to_first_token_s=round(answer.time_to_first_token_s, 3),
+        model=MODEL,
+        build_id=report.build_id,
+        workers=tuple(
+            WorkerShown(
+                node=part.node,
+                layers=layer_range(part.layers) + (" + output" if part.output else ""),
+                tls_version=links[part.node].tls_version,
+                cipher=links[part.node].cipher,
+            )
+            for part in report.model.placement
+            if part.node is not None
+        ),
+    )
+
+
+def _print(shown: Shown) -> None:
+    out.print(
+        f"{shown.prompt_tokens} prompt and {shown.completion_tokens} completion tokens, "
+        f"{shown.tokens_per_s} tokens/s, first token after {shown.time_to_first_token_s * 1000:.0f} ms\n"
+    )
+    rows = [(worker.node, worker.layers, worker.tls_version, worker.cipher) for worker in shown.workers]
+    print_table(("WORKER ON", "LAYERS", "TLS", "CIPHER"), rows, empty="")
+    if shown.url is None:
+        err.print("\neverything is stopped and removed; to keep it running: rpcmesh demo --keep", style="dim")
+        return
+    out.print(f"\nurl      {shown.url}\nkey      {shown.api_key}\nca file  {shown.ca_file}\nhome     {shown.home}\n")
+    out.print("any OpenAI client can talk to it, for example:")
+    out.print(f'  curl --cacert {shown.ca_file} -H "Authorization: Bearer {shown.api_key}" {shown.url}/models')
+    out.print(f"its own verbs work too: RPCMESH_HOME={shown.home} rpcmesh status")
+    err.print("running until Ctrl-C", style="dim")

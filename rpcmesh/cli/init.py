@@ -1,0 +1,39 @@
+"""``rpcmesh init``: make this machine the coordinator of a new mesh."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from rpcmesh import config, interfaces, paths
+from rpcmesh.cli.output import out
+from rpcmesh.coordinator import founding
+
+
+@click.command()
+@click.option(
+    "--name", default="mesh", show_default=True, help="What to call the mesh: lower-case letters, digits and dashes."
+)
+@click.option(
+    "--listen",
+    metavar="ADDR:PORT",
+    help="Where clients and joining nodes reach the HTTPS endpoint. Default: the best interface found, port 8443.",
+)
+def init(name: str, listen: str | None) -> None:
+    """Make this machine the coordinator of a new mesh.
+
+    Creates the mesh's certificate authority, this coordinator's identity and the database, all below RPCMESH_HOME.
+    """
+    reason = ""
+    if listen is None:
+        found = interfaces.choose()
+        listen, reason = config.join_address(found.address, config.GATEWAY_PORT), f" ({found.reason})"
+    interfaces.require_local(config.parse_address(listen)[0])
+    settings = config.Config(mesh=config.Mesh(name=name), coordinator=config.Coordinator(listen=listen))
+    made = founding.found(paths.Home(paths.default_home()), settings, time.time())
+    out.print(f"mesh {made.mesh} is founded in {made.home}")
+    out.print(f"  endpoint   https://{listen}{reason}")
+    out.print(f"  CA         {made.ca_file}")
+    out.print(f"  CA pin     {made.pin}")
+    out.print("next: rpcmesh serve, and for each node: rpcmesh token create --node NAME")

@@ -1,0 +1,53 @@
+"""How the command line speaks: answers on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on standard output, as ``--json`` promises."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, empty: str) -> None:
+    """A plain table, or the sentence ``empty`` when there is no row."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    filled = [[str(cell) for cell in row] for row in rows]
+    for row in filled:
+        table.add_row(*row)
+    out.print(table if filled else empty)
+
+
+def print_error(message: str, hint: str | None) -> None:
+    """``error: …`` and ``hint: …``; markup characters in them are not interpreted."""
+    err.print("error:", style="bold red", end=" ")
+    err.print(message, markup=False)
+    if hint:
+        err.print("hint:", style="bold", end="  ")
+        err.print(hint, markup=False)
+
+
+def ago(seconds: float) -> str:
+    """``90`` → ``1 min``: one unit, for people."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def mebibytes(size_bytes: int) -> str:
+    """``98362432`` → ``94 MiB``; from 10 GiB on in GiB."""
+    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 10 * 2**30 else f"{size_bytes / 2**20:.0f} MiB"

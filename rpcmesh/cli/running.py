@@ -1,0 +1,41 @@
+"""What Ctrl-C and SIGTERM do: services stop in order, and a one-off command cleans up and says that it was stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+async def until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    """Run ``service`` with an event that SIGINT and SIGTERM set."""
+    stop = asyncio.Event()
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await service(stop)
+
+
+async def stopped_early(work: Coroutine[None, None, None]) -> None:
+    """Run ``work``; the first SIGINT or SIGTERM cancels it and becomes KeyboardInterrupt once it has cleaned up.
+
+    Further signals are not heard: cleaning up is bounded, and cut short it would leave processes behind.
+    """
+    task = asyncio.ensure_future(work)
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            task.cancel()
+
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not interrupted:
+            raise
+        raise KeyboardInterrupt from None

@@ -1,0 +1,32 @@
+"""``rpcmesh serve``: run the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+import msgspec
+
+from rpcmesh import paths
+from rpcmesh.cli.build import configured
+from rpcmesh.cli.running import until_stopped
+from rpcmesh.coordinator import founding, service
+from rpcmesh.models import library
+from rpcmesh.observe import logs
+
+
+@click.command()
+@click.option("--model", metavar="NAME", help="Which model to load. Default: [engine] model in config.toml, else none.")
+def serve(model: str | None) -> None:
+    """Run the coordinator in the foreground: HTTPS endpoint, engine and tunnel. Stops on Ctrl-C or SIGTERM."""
+    home = paths.Home(paths.default_home())
+    with founding.open_mesh(home) as mesh:
+        settings = mesh.settings
+        if model is not None:
+            settings = msgspec.structs.replace(settings, engine=msgspec.structs.replace(settings.engine, model=model))
+        if settings.engine.model:
+            library.find(home, settings.engine.model)
+        logs.configure(settings.log.level, settings.log.format)
+        built = configured(settings.build)
+        mesh.settings = settings
+        asyncio.run(until_stopped(lambda stop: service.run_coordinator(mesh, built, stop)))

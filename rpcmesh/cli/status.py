@@ -1,0 +1,91 @@
+"""``rpcmesh status``: what is up, what is not, and why."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from rpcmesh import paths
+from rpcmesh.cli.output import ago, mebibytes, out, print_json, print_table
+from rpcmesh.coordinator import admin
+from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the whole status document as JSON.")
+def status(as_json: bool) -> None:
+    """Show the mesh as its coordinator sees it. Exit status 0 when it answers requests, 1 when it does not."""
+    report = fetch()
+    if as_json:
+        print_json(report)
+    else:
+        show(report)
+    if not report.ready:
+        raise SystemExit(1)
+
+
+def fetch() -> StatusReport:
+    """Ask this home's coordinator."""
+    home = paths.Home(paths.default_home())
+    return asyncio.run(admin.AdminClient(home.socket(admin.SOCKET_NAME)).status())
+
+
+def show(report: StatusReport) -> None:
+    """Print ``report`` for people."""
+    verdict = "[green]ready[/]" if report.ready else f"[red]not ready[/]: {report.reason}"
+    out.print(f"mesh {report.mesh}  {verdict}  {report.endpoint}  build {report.build_id}  up {ago(report.uptime_s)}")
+    out.print(model_line(report.model))
+    out.print()
+    print_nodes(report.nodes)
+    if report.links:
+        out.print()
+        print_table(
+            ("LINK", "TLS", "CIPHER", "SENT", "RECEIVED"),
+            [
+                (link.route, link.tls_version, link.cipher, mebibytes(link.bytes_out), mebibytes(link.bytes_in))
+                for link in report.links
+            ],
+            empty="",
+        )
+
+
+def model_line(model: ModelReport) -> str:
+    """One line: the model, its state, and which layers lie where."""
+    if not model.name:
+        return "model  none chosen: rpcmesh serve --model NAME"
+    where = ", ".join(f"{part.node or 'here'}: {layer_range(part.layers)}" for part in model.placement if part.layers)
+    detail = {"loading": f" {model.progress:.0%}", "ready": f"  layers {where}"}.get(model.state, "")
+    return f"model {model.name}  {model.state}{detail}" + (f"  ({model.reason})" if model.reason else "")
+
+
+def layer_range(layers: tuple[int, ...]) -> str:
+    """``(0, 1, 2, 5)`` → ``0-2,5``."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and runs[-1][1] == layer - 1:
+            runs[-1][1] = layer
+        else:
+            runs.append([layer, layer])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "-"
+
+
+def print_nodes(nodes: tuple[NodeReport, ...]) -> None:
+    """The table of ``rpcmesh node ls``."""
+    rows = []
+    for node in nodes:
+        workers = node.agent.workers if node.agent else ()
+        rows.append(
+            (
+                node.name,
+                node.address,
+                node.state,
+                ", ".join(f"{worker.name} {worker.state}" for worker in workers) or "-",
+                node.agent.build_id if node.agent else "-",
+                node.agent.os if node.agent else "-",
+                node.reason or "-",
+            )
+        )
+    print_table(
+        ("NODE", "ADDRESS", "STATE", "WORKERS", "BUILD", "OS", "WHY"), rows, empty="no node yet: rpcmesh token create"
+    )

@@ -1,0 +1,168 @@
+"""Keeps in touch with every member: asks for its status, renews its certificate, sends it the revocation list.
+
+What is due is decided by :func:`chores`; the class carries it out and reports what it saw as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+import structlog
+
+from rpcmesh.coordinator import state
+from rpcmesh.coordinator.agent_client import AgentClient
+from rpcmesh.coordinator.founding import OpenMesh
+from rpcmesh.coordinator.records import Action, Member, MemberState
+from rpcmesh.errors import PeerError, RpcmeshError
+from rpcmesh.node.status import AgentStatus
+from rpcmesh.node.worker import ENGINE_WORKER, GUEST_WORKER
+from rpcmesh.pki import identity, names, renewal
+from rpcmesh.tunnel import routes
+
+log = structlog.get_logger(__name__)
+
+ACTOR = "coordinator"
+
+
+class Chore(StrEnum):
+    """What a node needs from its coordinator."""
+
+    REVOCATIONS = "revocations"
+    RENEWAL = "renewal"
+
+
+def chores(agent: AgentStatus, *, crl_number: int, now: float) -> tuple[Chore, ...]:
+    """What is due on a node that just answered."""
+    leaf = agent.certificate
+    due = []
+    if agent.crl_number < crl_number:
+        due.append(Chore.REVOCATIONS)
+    if renewal.is_due(leaf.not_before, leaf.not_after, renewal.jitter_of(leaf.serial), now):
+        due.append(Chore.RENEWAL)
+    return tuple(due)
+
+
+class Members:
+    """``reload_tunnel`` makes the egress tunnel read its routes and identity again."""
+
+    def __init__(
+        self,
+        mesh: OpenMesh,
+        *,
+        build_id: str,
+        emit: Callable[[state.Event], None],
+        reload_tunnel: Callable[[], None],
+    ) -> None:
+        self._mesh = mesh
+        self._build_id = build_id
+        self._emit = emit
+        self._reload_tunnel = reload_tunnel
+        self._clients: dict[str, AgentClient] = {}
+
+    def begin(self) -> None:
+        """Put every member into the state and its routes into the file, before the tunnel starts."""
+        for member in self._live():
+            self._emit(state.NodeJoined(member.name, member.address))
+        self._write_routes()
+
+    def joined(self, member: Member) -> None:
+        """A node was admitted: route to it."""
+        self._emit(state.NodeJoined(member.name, member.address))
+        self._write_routes()
+        self._reload_tunnel()
+
+    async def revoke(self, name: str) -> None:
+        """Cut ``name`` off: its live connections here at once, and at every other node as soon as the list arrives."""
+        revoked = self._mesh.revoke(name, time.time())
+        self._write_routes()
+        self._reload_tunnel()
+        self._emit(state.NodeRevoked(name))
+        log.info("node_revoked", node=name, crl_number=revoked.number)
+        await self.poll()
+
+    async def poll(self) -> None:
+        """Ask every member once, all at the same time."""
+        async with asyncio.TaskGroup() as group:
+            for member in self._live():
+                group.create_task(self._visit(member))
+
+    async def run(self, interval_s: float) -> None:
+        """Poll until cancelled."""
+        try:
+            while True:
+                self._renew_own()
+                await self.poll()
+                await asyncio.sleep(interval_s)
+        finally:
+            for client in self._clients.values():
+                await client.close()
+
+    async def _visit(self, member: Member) -> None:
+        if member.name not in self._clients:
+            self._clients[member.name] = AgentClient(self._mesh.home.socket(f"{member.name}.agent"))
+        client = self._clients[member.name]
+        try:
+            agent = await client.status()
+            self._emit(self._judge(member, agent))
+            for chore in chores(agent, crl_number=self._mesh.store.mesh().crl_number, now=time.time()):
+                await self._do(chore, member, client)
+        except PeerError as error:
+            self._emit(state.NodeUnreachable(member.name, error.message))
+        except RpcmeshError as error:
+            # Revoked while its certificate was being renewed, for one: there is nothing to renew then.
+            log.warning("node_chore_failed", node=member.name, reason=error.message)
+
+    def _judge(self, member: Member, agent: AgentStatus) -> state.Event:
+        if agent.build_id != self._build_id:
+            reason = f"its build is {agent.build_id!r} and the coordinator's is {self._build_id!r}"
+            return state.NodeRefused(member.name, agent, reason)
+        return state.NodeAnswered(member.name, agent)
+
+    async def _do(self, chore: Chore, member: Member, client: AgentClient) -> None:
+        log.info("node_chore", node=member.name, chore=chore.value)
+        match chore:
+            case Chore.REVOCATIONS:
+                await client.put_revocations(self._mesh.revocation_list())
+            case Chore.RENEWAL:
+                now = time.time()
+                csr = await client.begin_renewal()
+                leaf = self._mesh.authority.sign_csr(csr, names.node_uri(self._mesh.name, member.name), now)
+                self._mesh.store.record_certificate(leaf, Action.CERTIFICATE_RENEWED, ACTOR, now)
+                await client.finish_renewal(leaf.pem)
+
+    def _renew_own(self) -> None:
+        now = time.time()
+        own = identity.load(self._mesh.home.identity)
+        if renewal.is_due(own.not_before, own.not_after, renewal.jitter_of(own.serial), now):
+            csr = identity.begin_renewal(self._mesh.home.identity)
+            leaf = self._mesh.authority.sign_csr(csr, own.uri, now)
+            self._mesh.store.record_certificate(leaf, Action.CERTIFICATE_RENEWED, ACTOR, now)
+            identity.finish_renewal(self._mesh.home.identity, leaf.pem)
+            self._reload_tunnel()
+            log.info("own_certificate_renewed", not_after=leaf.not_after)
+
+    def _live(self) -> list[Member]:
+        return [member for member in self._mesh.store.members() if member.state is MemberState.JOINED]
+
+    def _write_routes(self) -> None:
+        home, mesh = self._mesh.home, self._mesh.name
+        routes.write_egress(
+            home.run / "egress.routes",
+            [
+                routes.EgressRoute(
+                    listen=home.socket(f"{member.name}.{service}"),
+                    address=member.address,
+                    alpn=alpn,
+                    peer=names.node_uri(mesh, member.name),
+                )
+                for member in self._live()
+                for service, alpn in (
+                    ("agent", routes.AGENT_ALPN),
+                    (ENGINE_WORKER, routes.rpc_alpn(ENGINE_WORKER)),
+                    (GUEST_WORKER, routes.rpc_alpn(GUEST_WORKER)),
+                )
+            ],
+        )

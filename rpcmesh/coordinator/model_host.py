@@ -1,0 +1,151 @@
+"""Owns the engine process: starts it on the workers that are ready, serves requests from it, starts it again when lost.
+
+What to do next is decided by :func:`next_move`; the class only carries it out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from rpcmesh import config
+from rpcmesh.coordinator import state
+from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineRequestError
+from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
+from rpcmesh.supervise import restart
+
+log = structlog.get_logger(__name__)
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Start an engine with these ``(node, worker)`` pairs."""
+
+    workers: tuple[tuple[str, str], ...]
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Nothing to do until the cluster changes."""
+
+    reason: str
+
+
+def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
+    """Whether to load the wanted model now, and on which workers."""
+    if cluster.model.state is not state.ModelState.WAITING:
+        return Wait("no model is waiting")
+    if not state.settled(cluster):
+        return Wait("some nodes have not been heard of yet")
+    workers = state.workers_in(cluster)
+    if len(workers) < min_workers and not use_local_device:
+        return Wait(f"{len(workers)} of at least {min_workers} workers are ready")
+    return Load(workers)
+
+
+class ModelHost:
+    """The gateway's backend. ``emit`` folds an event into the cluster; ``cluster`` returns the present one."""
+
+    def __init__(
+        self,
+        *,
+        settings: config.Config,
+        lib_dir: Path,
+        socket_of: Callable[[str, str], Path],
+        model_path: Callable[[str], Path],
+        cluster: Callable[[], state.Cluster],
+        emit: Callable[[state.Event], None],
+        look_again: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._lib_dir = lib_dir
+        self._socket_of = socket_of
+        self._model_path = model_path
+        self._cluster = cluster
+        self._emit = emit
+        self._look_again = look_again
+        self._engine: Engine | None = None
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """The cluster changed: decide again."""
+        self._changed.set()
+
+    def models(self) -> tuple[LoadedModel, ...]:
+        loaded = self._cluster().model.loaded
+        return (loaded,) if loaded and self._engine else ()
+
+    def not_ready_reason(self) -> str | None:
+        return state.not_ready_reason(self._cluster())
+
+    def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+        """Deltas of one answer. Raises :class:`EngineLost` when the engine ends before the answer does."""
+        if self._engine is None or model not in {known.name for known in self.models()}:
+            raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
+        return self._engine.generate(request)
+
+    async def run(self) -> None:
+        """Keep the wanted model loaded until cancelled."""
+        exits: list[float] = []
+        while True:
+            self._changed.clear()
+            move = next_move(
+                self._cluster(), self._settings.engine.min_workers, self._settings.coordinator.use_local_device
+            )
+            if isinstance(move, Wait):
+                await self._changed.wait()
+                continue
+            try:
+                await self._serve_once(move)
+            except EngineLost as lost:
+                log.warning("engine_lost", reason=lost.message)
+                exits.append(time.monotonic())
+                # What the last poll saw may be older than the loss: look before planning again.
+                self._emit(state.ModelLost(lost.message))
+                await self._look_again()
+                await self._pause(exits)
+            except EngineLoadError as refused:
+                log.error("model_failed", reason=refused.message)
+                self._emit(state.ModelFailed(refused.message))
+
+    async def _serve_once(self, move: Load) -> None:
+        wanted = self._cluster().model.name
+        self._emit(state.ModelLoading(0.0))
+        async with await Engine.start(
+            lib_dir=self._lib_dir, on_log=lambda line: log.debug("engine", line=line)
+        ) as engine:
+            loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
+            self._engine = engine
+            self._emit(state.ModelLoaded(loaded))
+            log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
+            try:
+                raise await engine.lost()
+            finally:
+                self._engine = None
+
+    def _spec(self, wanted: str, move: Load) -> LoadSpec:
+        engine = self._settings.engine
+        return LoadSpec(
+            model_name=wanted,
+            model_path=str(self._model_path(wanted)),
+            devices=tuple(
+                DeviceSpec(endpoint=f"{self._socket_of(node, worker)}:1", node=node, worker=worker)
+                for node, worker in move.workers
+            ),
+            n_ctx=engine.n_ctx,
+            n_seq_max=engine.n_seq_max,
+            n_batch=engine.n_batch,
+            n_threads=engine.n_threads,
+        )
+
+    async def _pause(self, exits: list[float]) -> None:
+        match restart.decide(exits, time.monotonic(), random.random()):  # noqa: S311 (jitter, not a secret)
+            case restart.Restart(delay_s):
+                await asyncio.sleep(delay_s)
+            case restart.GiveUp(reason):
+                log.error("engine_given_up", reason=reason)
+                self._emit(state.ModelFailed(reason))

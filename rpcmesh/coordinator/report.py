@@ -1,0 +1,102 @@
+"""The status document: what ``rpcmesh status --json`` prints. Built from values; nothing is asked here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rpcmesh.coordinator.state import Cluster
+from rpcmesh.engine.messages import DeviceLayers
+from rpcmesh.node.status import AgentStatus
+from rpcmesh.tunnel.status import TunnelStatus
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    name: str
+    state: str
+    reason: str
+    progress: float
+    n_ctx: int
+    placement: tuple[DeviceLayers, ...]
+
+
+class NodeReport(msgspec.Struct, frozen=True):
+    name: str
+    address: str
+    state: str
+    reason: str
+    agent: AgentStatus | None
+
+
+class LinkReport(msgspec.Struct, frozen=True):
+    """One live TLS connection from this coordinator. ``route`` is ``<node>.<worker>`` or ``<node>.agent``."""
+
+    route: str
+    peer: str
+    tls_version: str
+    cipher: str
+    bytes_in: int
+    bytes_out: int
+
+
+class StatusReport(msgspec.Struct, frozen=True):
+    """Stable schema of ``rpcmesh status --json``."""
+
+    mesh: str
+    version: str
+    build_id: str
+    endpoint: str
+    uptime_s: float
+    ready: bool
+    reason: str | None
+    model: ModelReport
+    nodes: tuple[NodeReport, ...]
+    links: tuple[LinkReport, ...]
+
+
+def report(
+    cluster: Cluster,
+    tunnel: TunnelStatus | None,
+    *,
+    mesh: str,
+    version: str,
+    build_id: str,
+    endpoint: str,
+    uptime_s: float,
+    reason: str | None,
+) -> StatusReport:
+    """Put together what the coordinator knows now."""
+    model = cluster.model
+    return StatusReport(
+        mesh=mesh,
+        version=version,
+        build_id=build_id,
+        endpoint=endpoint,
+        uptime_s=uptime_s,
+        ready=reason is None,
+        reason=reason,
+        model=ModelReport(
+            name=model.name,
+            state=model.state.value,
+            reason=model.reason,
+            progress=model.progress,
+            n_ctx=model.loaded.n_ctx if model.loaded else 0,
+            placement=model.loaded.placement if model.loaded else (),
+        ),
+        nodes=tuple(
+            NodeReport(
+                name=node.name, address=node.address, state=node.state.value, reason=node.reason, agent=node.agent
+            )
+            for _, node in sorted(cluster.nodes.items())
+        ),
+        links=tuple(
+            LinkReport(
+                route=session.route,
+                peer=session.peer,
+                tls_version=session.tls_version,
+                cipher=session.cipher,
+                bytes_in=session.bytes_in,
+                bytes_out=session.bytes_out,
+            )
+            for session in (tunnel.sessions if tunnel else ())
+        ),
+    )

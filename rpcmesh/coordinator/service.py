@@ -1,0 +1,147 @@
+"""The coordinator: gateway, join door, engine, egress tunnel and admin socket, wired together and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import time
+
+import structlog
+from aiohttp import web
+
+import rpcmesh
+from rpcmesh import config
+from rpcmesh.coordinator import admin, state
+from rpcmesh.coordinator.founding import OpenMesh
+from rpcmesh.coordinator.join import join_routes
+from rpcmesh.coordinator.members import Members
+from rpcmesh.coordinator.model_host import ModelHost
+from rpcmesh.coordinator.report import StatusReport, report
+from rpcmesh.errors import RpcmeshError
+from rpcmesh.gateway import tls
+from rpcmesh.gateway.app import make_app
+from rpcmesh.gateway.server import serving
+from rpcmesh.models import library
+from rpcmesh.native_build import Build
+from rpcmesh.serving import unix_site
+from rpcmesh.supervise.supervisor import Service, Supervisor
+from rpcmesh.tunnel import command
+from rpcmesh.tunnel import status as tunnel_status
+
+log = structlog.get_logger(__name__)
+
+TUNNEL_STATUS = "tunnel"
+GATEWAY_RENEWAL_CHECK_S = 3600.0
+
+
+class CoordinatorService:
+    """Everything that the coordinator runs. :meth:`run` until ``stop`` is set."""
+
+    def __init__(self, mesh: OpenMesh, build: Build) -> None:
+        self._mesh = mesh
+        self._build = build
+        self._started = time.monotonic()
+        self._cluster = state.Cluster()
+        self._tunnel = Supervisor(self._egress())
+        self._members = Members(mesh, build_id=build.build_id, emit=self._emit, reload_tunnel=self._tunnel.reload)
+        self._host = ModelHost(
+            settings=mesh.settings,
+            lib_dir=build.lib_dir,
+            socket_of=lambda node, worker: mesh.home.socket(f"{node}.{worker}"),
+            model_path=lambda name: library.find(mesh.home, name).path,
+            cluster=lambda: self._cluster,
+            emit=self._emit,
+            look_again=self._members.poll,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        settings = self._mesh.settings
+        self._members.begin()
+        if settings.engine.model:
+            self._emit(state.ModelWanted(settings.engine.model))
+        self._mesh.ensure_gateway_certificate(time.time())
+        async with contextlib.AsyncExitStack() as sites:
+            context = tls.server_tls(self._mesh.home.gateway / "cert.pem", self._mesh.home.gateway / "key.pem")
+            host, port = config.parse_address(settings.coordinator.listen)
+            await sites.enter_async_context(serving(self._gateway(), context, host, port))
+            admin_app = admin.make_app(self.status, self._members.revoke)
+            await sites.enter_async_context(unix_site(admin_app, self._mesh.home.socket(admin.SOCKET_NAME)))
+            log.info(
+                "coordinator_serving",
+                mesh=self._mesh.name,
+                listen=settings.coordinator.listen,
+                build_id=self._build.build_id,
+            )
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._tunnel.run()),
+                    group.create_task(self._run_members()),
+                    group.create_task(self._host.run()),
+                    group.create_task(self._keep_gateway_certificate(context)),
+                ]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        log.info("coordinator_stopped")
+
+    async def status(self) -> StatusReport:
+        try:
+            tunnel = await tunnel_status.fetch(self._mesh.home.socket(TUNNEL_STATUS))
+        except RpcmeshError:
+            tunnel = None  # between two starts of the tunnel there is none to ask; the report then shows no links
+        return report(
+            self._cluster,
+            tunnel,
+            mesh=self._mesh.name,
+            version=rpcmesh.__version__,
+            build_id=self._build.build_id,
+            endpoint=f"https://{self._mesh.settings.coordinator.listen}/v1",
+            uptime_s=time.monotonic() - self._started,
+            reason=self._host.not_ready_reason(),
+        )
+
+    def _emit(self, event: state.Event) -> None:
+        before = self._cluster
+        self._cluster = state.apply(before, event)
+        for line in state.changes(before, self._cluster):
+            log.info("cluster_changed", change=line)
+        self._host.wake()
+
+    async def _run_members(self) -> None:
+        # Before the tunnel is up, every node would look lost.
+        await self._tunnel.until_ready()
+        await self._members.run(self._mesh.settings.coordinator.agent_poll_s)
+
+    async def _keep_gateway_certificate(self, context: ssl.SSLContext) -> None:
+        while True:
+            await asyncio.sleep(GATEWAY_RENEWAL_CHECK_S)
+            if self._mesh.ensure_gateway_certificate(time.time()):
+                tls.reload_tls(context, self._mesh.home.gateway / "cert.pem", self._mesh.home.gateway / "key.pem")
+                log.info("gateway_certificate_renewed")
+
+    def _gateway(self) -> web.Application:
+        door = join_routes(
+            self._mesh.store, self._mesh.authority, self._build.build_id, time.time, self._members.joined
+        )
+        return make_app(self._host, self._mesh.store, extra_routes=door)
+
+    def _egress(self) -> Service:
+        home = self._mesh.home
+        return Service(
+            name="tunnel",
+            argv=command.egress(
+                self._build.tunnel,
+                identity=home.identity,
+                routes=home.run / "egress.routes",
+                status=home.socket(TUNNEL_STATUS),
+            ),
+            env={},
+            socket=home.socket(TUNNEL_STATUS),
+            prepare=self._build.verify,
+        )
+
+
+async def run_coordinator(mesh: OpenMesh, build: Build, stop: asyncio.Event) -> None:
+    """Run the coordinator of ``mesh`` until ``stop`` is set."""
+    await CoordinatorService(mesh, build).run(stop)

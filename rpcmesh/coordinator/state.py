@@ -1,0 +1,203 @@
+"""What the coordinator knows, as events folded into a value. No I/O and no clock: times arrive inside events."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from rpcmesh.engine.messages import LoadedModel
+from rpcmesh.node.status import AgentStatus
+from rpcmesh.node.worker import GUEST_WORKER
+
+
+class NodeState(StrEnum):
+    """A node is ``up`` while its agent answers through the tunnel and its worker is ready."""
+
+    UNSEEN = "unseen"
+    UP = "up"
+    DOWN = "down"
+    REVOKED = "revoked"
+
+
+class ModelState(StrEnum):
+    """``ready`` means that a real token came back, not that a process is up."""
+
+    NONE = "none"
+    WAITING = "waiting"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Node(msgspec.Struct, frozen=True):
+    name: str
+    address: str
+    state: NodeState = NodeState.UNSEEN
+    reason: str = ""
+    agent: AgentStatus | None = None
+
+    @property
+    def ready_workers(self) -> tuple[str, ...]:
+        if self.state is not NodeState.UP or self.agent is None:
+            return ()
+        ready = (worker.name for worker in self.agent.workers if worker.state == "ready")
+        return tuple(name for name in ready if name != GUEST_WORKER)
+
+
+class Model(msgspec.Struct, frozen=True):
+    name: str = ""
+    state: ModelState = ModelState.NONE
+    reason: str = ""
+    progress: float = 0.0
+    loaded: LoadedModel | None = None
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    nodes: dict[str, Node] = {}
+    model: Model = Model()
+
+
+class NodeJoined(msgspec.Struct, frozen=True):
+    name: str
+    address: str
+
+
+class NodeAnswered(msgspec.Struct, frozen=True):
+    name: str
+    agent: AgentStatus
+
+
+class NodeUnreachable(msgspec.Struct, frozen=True):
+    name: str
+    reason: str
+
+
+class NodeRefused(msgspec.Struct, frozen=True):
+    """The node answers, but must not be used: another build, for one."""
+
+    name: str
+    agent: AgentStatus
+    reason: str
+
+
+class NodeRevoked(msgspec.Struct, frozen=True):
+    name: str
+
+
+class ModelWanted(msgspec.Struct, frozen=True):
+    name: str
+
+
+class ModelLoading(msgspec.Struct, frozen=True):
+    progress: float
+
+
+class ModelLoaded(msgspec.Struct, frozen=True):
+    loaded: LoadedModel
+
+
+class ModelFailed(msgspec.Struct, frozen=True):
+    """A load that cannot succeed until something changes: waiting for it again is the controller's decision."""
+
+    reason: str
+
+
+class ModelLost(msgspec.Struct, frozen=True):
+    """The engine ended while loading or serving; it will be loaded again."""
+
+    reason: str
+
+
+Event = (
+    NodeJoined
+    | NodeAnswered
+    | NodeUnreachable
+    | NodeRefused
+    | NodeRevoked
+    | ModelWanted
+    | ModelLoading
+    | ModelLoaded
+    | ModelFailed
+    | ModelLost
+)
+
+
+def apply(cluster: Cluster, event: Event) -> Cluster:
+    """Fold one event into the state."""
+    match event:
+        case NodeJoined(name, address):
+            return _with_node(cluster, Node(name=name, address=address))
+        case NodeAnswered(name, agent):
+            return _update(cluster, name, state=NodeState.UP, reason="", agent=agent)
+        case NodeUnreachable(name, reason):
+            return _update(cluster, name, state=NodeState.DOWN, reason=reason)
+        case NodeRefused(name, agent, reason):
+            return _update(cluster, name, state=NodeState.DOWN, reason=reason, agent=agent)
+        case NodeRevoked(name):
+            return _update(cluster, name, state=NodeState.REVOKED, reason="revoked", agent=None)
+        case ModelWanted(name):
+            return _with_model(cluster, Model(name=name, state=ModelState.WAITING))
+        case ModelLoading(progress):
+            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.LOADING, progress=progress))
+        case ModelLoaded(loaded):
+            return _with_model(
+                cluster, Model(name=cluster.model.name, state=ModelState.READY, progress=1.0, loaded=loaded)
+            )
+        case ModelFailed(reason):
+            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.FAILED, reason=reason))
+        case ModelLost(reason):
+            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.WAITING, reason=reason))
+
+
+def workers_in(cluster: Cluster) -> tuple[tuple[str, str], ...]:
+    """``(node, worker)`` of every worker that could take layers now, in a stable order."""
+    return tuple((name, worker) for name in sorted(cluster.nodes) for worker in cluster.nodes[name].ready_workers)
+
+
+def settled(cluster: Cluster) -> bool:
+    """Whether every member that is not revoked has been heard of, one way or the other, since the start."""
+    return all(node.state is not NodeState.UNSEEN for node in cluster.nodes.values())
+
+
+def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:
+    """What an admin would want to read in the log about the step from ``before`` to ``after``."""
+    said = []
+    for name, node in after.nodes.items():
+        former = before.nodes.get(name)
+        if former is None or (former.state, former.reason) != (node.state, node.reason):
+            said.append(f"node {name} is {node.state.value}" + (f": {node.reason}" if node.reason else ""))
+    model = after.model
+    if (before.model.state, before.model.name) != (model.state, model.name) and model.state is not ModelState.NONE:
+        said.append(f"model {model.name} is {model.state.value}" + (f": {model.reason}" if model.reason else ""))
+    return tuple(said)
+
+
+# What a stranger may learn of a cluster that cannot answer; the sentence for the admin is ``Model.reason``.
+_NOT_READY = {
+    ModelState.NONE: "no_model",
+    ModelState.WAITING: "waiting_for_workers",
+    ModelState.LOADING: "loading",
+    ModelState.FAILED: "load_failed",
+}
+
+
+def not_ready_reason(cluster: Cluster) -> str | None:
+    """Why no request can be answered now, as one word, or None when one can."""
+    return _NOT_READY.get(cluster.model.state)
+
+
+def _with_node(cluster: Cluster, node: Node) -> Cluster:
+    return msgspec.structs.replace(cluster, nodes={**cluster.nodes, node.name: node})
+
+
+def _with_model(cluster: Cluster, model: Model) -> Cluster:
+    return msgspec.structs.replace(cluster, model=model)
+
+
+def _update(cluster: Cluster, name: str, **changes: object) -> Cluster:
+    node = cluster.nodes.get(name)
+    # An answer that was under way when its node was revoked changes nothing.
+    if node is None or node.state is NodeState.REVOKED:
+        return cluster
+    return _with_node(cluster, msgspec.structs.replace(node, **changes))

@@ -1,0 +1,13 @@
+"""What can go wrong in llama.cpp without ending the process."""
+
+from __future__ import annotations
+
+from rpcmesh.errors import RpcmeshError
+
+
+class LoadError(RpcmeshError):
+    """The model cannot be loaded as asked."""
+
+
+class DecodeError(RpcmeshError):
+    """llama.cpp refused one batch. The process lives on; a lost worker ends it instead."""

@@ -1,0 +1,57 @@
+"""Weights: from a GGUF file onto the devices we chose. No context and no token is known here."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as llama
+
+from rpcmesh.engine.ggml_log import Log
+from rpcmesh.engine.llama import devices
+from rpcmesh.engine.llama.devices import BackendDevice
+from rpcmesh.engine.llama.faults import LoadError
+
+GGUF_MAGIC = b"GGUF"
+
+
+def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_progress: Callable[[float], bool]) -> Any:
+    """llama.cpp's handle of the loaded model, whole layers on each device in proportion to its free memory.
+
+    Without devices it is on the local CPU. ``on_progress`` returns False to give up. Raises :class:`LoadError`.
+    """
+    _check_file(path)
+    n_devices_max = llama.llama_max_devices()
+    if len(placed_on) > n_devices_max:
+        raise LoadError(f"{len(placed_on)} devices are more than the {n_devices_max} that llama.cpp can use")
+    # The list ends with NULL; an empty one, unlike no list at all, means the CPU alone.
+    handles = (ctypes.c_void_p * (len(placed_on) + 1))(*(device.handle for device in placed_on), None)
+    # A device that reports nothing still gets a share: a split of zeros means "choose for me".
+    split = (ctypes.c_float * n_devices_max)(*(float(devices.free_bytes(device) or 1) for device in placed_on))
+    progress = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
+    params = llama.llama_model_default_params()
+    params.devices = ctypes.cast(handles, ctypes.c_void_p)
+    params.tensor_split = split
+    params.split_mode = llama.LLAMA_SPLIT_MODE_LAYER
+    params.n_gpu_layers = -1
+    params.progress_callback = progress
+    log.start_load()
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise LoadError(f"model {str(path)!r} cannot be loaded: {log.first_error()}")
+    if llama.llama_model_has_encoder(model):
+        llama.llama_model_free(model)
+        raise LoadError(f"model {str(path)!r} has an encoder: only decoder models generate text here")
+    return model
+
+
+def _check_file(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except OSError as error:
+        raise LoadError(f"model {str(path)!r} cannot be read: {error.strerror}") from error
+    if magic != GGUF_MAGIC:
+        raise LoadError(f"model {str(path)!r} is not a GGUF file: it begins with {magic!r}")

@@ -1,0 +1,114 @@
+"""One loaded model and its context: batches in, logits to sample from. What is in a batch is decided elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+from llama_cpp import llama_cpp as llama
+
+from rpcmesh.engine.ggml_log import Log
+from rpcmesh.engine.llama.devices import add_worker, load_backends
+from rpcmesh.engine.llama.faults import DecodeError, LoadError
+from rpcmesh.engine.llama.model import load_model
+from rpcmesh.engine.llama.sampler import Sampler
+from rpcmesh.engine.llama.vocabulary import Vocabulary
+from rpcmesh.engine.messages import LoadSpec, Sampling
+from rpcmesh.engine.scheduler import Batch, Limits
+
+
+class Runtime:
+    """llama.cpp, loaded as a spec asks.
+
+    KV cells are unified: all sequences share one buffer of ``n_ctx * n_seq_max`` cells, of which the scheduler gives
+    each sequence at most ``n_ctx``. With a buffer per sequence llama.cpp would cut a step into one graph for each run
+    of adjacent slots and one for each prompt chunk, and every graph is a round trip through all workers.
+    """
+
+    def __init__(self, spec: LoadSpec, log: Log, on_progress: Callable[[float], bool]) -> None:
+        """Load. ``on_progress`` returns False to give up. Raises :class:`LoadError`."""
+        llama.llama_backend_init()
+        load_backends()
+        placed_on = [device for worker in spec.devices for device in add_worker(worker)]
+        self.devices = tuple(placed.device for placed in placed_on)
+        model = load_model(Path(spec.model_path), placed_on, log, on_progress)
+        self.vocabulary = Vocabulary(model)
+        self.n_layer: int = llama.llama_model_n_layer(model)
+        self.n_params: int = llama.llama_model_n_params(model)
+        self.size_bytes: int = llama.llama_model_size(model)
+        # Beyond the length it was trained for a model only babbles.
+        n_ctx = min(spec.n_ctx, llama.llama_model_n_ctx_train(model))
+        self.limits = Limits(n_ctx=n_ctx, n_seq_max=spec.n_seq_max, n_batch=max(spec.n_batch, spec.n_seq_max))
+        self._context = llama.llama_init_from_model(model, _context_params(self.limits, spec))
+        if not self._context:
+            llama.llama_model_free(model)
+            n_cells = self.limits.n_ctx * self.limits.n_seq_max
+            raise LoadError(f"no context of {n_cells} tokens fits beside the weights: {log.first_error()}")
+        self._memory = llama.llama_get_memory(self._context)
+        self._allocate_batch(self.limits.n_batch)
+
+    def decode(self, batch: Batch) -> None:
+        """Run the model on one batch. Raises :class:`DecodeError`; a lost worker aborts the process."""
+        end = 0
+        for chunk in batch.chunks:
+            n_tokens = len(chunk.tokens)
+            start, end = end, end + n_tokens
+            self._token[start:end] = chunk.tokens
+            self._position[start:end] = range(chunk.position, chunk.position + n_tokens)
+            self._sequence[start:end] = [chunk.slot] * n_tokens
+            self._wants_logits[start:end] = [0] * n_tokens
+            self._wants_logits[end - 1] = chunk.samples
+        self._batch.n_tokens = end
+        status = llama.llama_decode(self._context, self._batch)
+        if status != 0:
+            raise DecodeError(f"llama_decode of {end} tokens returned {status}")
+
+    def forget(self, slot: int) -> None:
+        """Drop a sequence's KV cells."""
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def sampler(self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int]) -> Sampler:
+        """A sampler for one sequence, see :class:`Sampler`."""
+        return Sampler(self._context, self.vocabulary, sampling, seed=seed, ignore_eos=ignore_eos, seen=seen)
+
+    def _allocate_batch(self, n_batch: int) -> None:
+        # One set of arrays for the life of the context. Each token's sequence list is one id, at a fixed address.
+        self._token = (llama.llama_token * n_batch)()
+        self._position = (llama.llama_pos * n_batch)()
+        self._n_sequences = (ctypes.c_int32 * n_batch)(*([1] * n_batch))
+        self._sequence = (llama.llama_seq_id * n_batch)()
+        pointer, width = ctypes.POINTER(llama.llama_seq_id), ctypes.sizeof(llama.llama_seq_id)
+        self._sequence_lists = (pointer * n_batch)(
+            *(ctypes.cast(ctypes.byref(self._sequence, index * width), pointer) for index in range(n_batch))
+        )
+        self._wants_logits = (ctypes.c_int8 * n_batch)()
+        self._batch = llama.llama_batch(
+            n_tokens=0,
+            token=self._token,
+            embd=None,
+            pos=self._position,
+            n_seq_id=self._n_sequences,
+            seq_id=self._sequence_lists,
+            logits=self._wants_logits,
+        )
+
+
+def _context_params(limits: Limits, spec: LoadSpec) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_ctx = limits.n_ctx * limits.n_seq_max
+    params.n_batch = params.n_ubatch = limits.n_batch
+    params.n_seq_max = limits.n_seq_max
+    # Only a sequence's last token has logits; the default reserves a vocabulary's worth for every token of a batch.
+    params.n_outputs_max = limits.n_seq_max
+    params.n_threads = params.n_threads_batch = spec.n_threads or _auto_threads(spec)
+    params.kv_unified = True
+    params.no_perf = True
+    return params
+
+
+def _auto_threads(spec: LoadSpec) -> int:
+    # With workers the CPU only looks up embeddings, and more threads would spin against a worker on this machine.
+    return 1 if spec.devices else psutil.cpu_count(logical=False) or 1

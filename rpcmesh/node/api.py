@@ -1,0 +1,88 @@
+"""The agent's HTTP API, on a Unix socket. Who reaches it came through the tunnel as the coordinator, or is us."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from rpcmesh.errors import PeerError, RpcmeshError
+from rpcmesh.node.status import AgentStatus
+from rpcmesh.pki import identity
+from rpcmesh.pki.revocation import Reason, RevocationsRefusedError
+
+SOCKET_NAME = "agent"
+# A revocation list grows by about 40 bytes an entry.
+MAX_BODY_BYTES = 1 << 20
+
+
+class Agent:
+    """``reload_tunnel`` makes the ingress tunnel read its identity and revocation list again."""
+
+    def __init__(
+        self,
+        *,
+        identity_dir: Path,
+        status: Callable[[], AgentStatus],
+        reload_tunnel: Callable[[], None],
+        want_guest: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._identity_dir = identity_dir
+        self._status = status
+        self._reload_tunnel = reload_tunnel
+        self._want_guest = want_guest
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_refusals])
+        app.add_routes(
+            [
+                web.get("/status", self._get_status),
+                web.post("/identity/csr", self._begin_renewal),
+                web.put("/identity/certificate", self._finish_renewal),
+                web.put("/revocations", self._put_revocations),
+                web.put("/workers/guest", self._put_guest),
+            ]
+        )
+        return app
+
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(self._status()), content_type="application/json")
+
+    async def _begin_renewal(self, _: web.Request) -> web.Response:
+        """A signing request (DER) for the pending key, which stays here."""
+        return web.Response(body=identity.begin_renewal(self._identity_dir), content_type="application/pkcs10")
+
+    async def _finish_renewal(self, request: web.Request) -> web.Response:
+        identity.finish_renewal(self._identity_dir, await request.read())
+        self._reload_tunnel()
+        return web.Response()
+
+    async def _put_revocations(self, request: web.Request) -> web.Response:
+        sent = await request.read()
+        try:
+            identity.install_revocations(self._identity_dir, sent)
+        except RevocationsRefusedError as error:
+            # The list in force, signed once more, changes nothing and is no fault of the sender's.
+            if error.reason is not Reason.NOT_NEWER or error.number != error.in_force:
+                raise
+            return web.Response()
+        self._reload_tunnel()
+        return web.Response()
+
+    async def _put_guest(self, _: web.Request) -> web.Response:
+        await self._want_guest()
+        return web.Response()
+
+
+@web.middleware
+async def _refusals(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except PeerError as error:
+        return web.Response(status=409, text=error.message)
+    except RpcmeshError as error:
+        return web.Response(status=500, text=error.message)

@@ -1,0 +1,131 @@
+"""A node: its worker, its ingress tunnel and its agent, wired together and stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+import rpcmesh
+from rpcmesh import config
+from rpcmesh.native_build import Build
+from rpcmesh.node import api, telemetry, worker
+from rpcmesh.node.guest import Guest
+from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
+from rpcmesh.paths import Home
+from rpcmesh.pki import identity, names
+from rpcmesh.serving import unix_site
+from rpcmesh.supervise.supervisor import Service, Supervisor
+from rpcmesh.tunnel import command, routes
+
+log = structlog.get_logger(__name__)
+
+TUNNEL_STATUS = "tunnel"
+
+
+class Node:
+    """Everything that one node runs. :meth:`run` until ``stop`` is set."""
+
+    def __init__(self, home: Home, settings: config.Node, build: Build) -> None:
+        self._home = home
+        self._build = build
+        self._started = time.monotonic()
+        self._principal = identity.load(home.identity).principal
+        self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.worker_threads))
+        self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.worker_threads))
+        self._tunnel = Supervisor(self._ingress(settings.listen))
+        self._agent = api.Agent(
+            identity_dir=home.identity,
+            status=self.status,
+            reload_tunnel=self._tunnel.reload,
+            want_guest=self._guest.want,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        self._write_routes()
+        log.info("node_starting", node=self._principal.node, mesh=self._principal.mesh, build_id=self._build.build_id)
+        async with unix_site(self._agent.app(), self._home.socket(api.SOCKET_NAME)), asyncio.TaskGroup() as group:
+            services = [
+                group.create_task(self._worker.run()),
+                group.create_task(self._guest.run()),
+                group.create_task(self._tunnel.run()),
+            ]
+            await stop.wait()
+            for service in services:
+                service.cancel()
+        log.info("node_stopped")
+
+    def status(self) -> AgentStatus:
+        held = identity.load(self._home.identity)
+        seen = telemetry.machine()
+        supervisors = [self._worker, *([self._guest.supervisor] if self._guest.supervisor else [])]
+        return AgentStatus(
+            name=self._principal.node or "",
+            mesh=self._principal.mesh,
+            version=rpcmesh.__version__,
+            build_id=self._build.build_id,
+            backend=self._build.backend,
+            os=seen.os,
+            arch=seen.arch,
+            uptime_s=time.monotonic() - self._started,
+            memory_total_bytes=seen.memory_total_bytes,
+            memory_available_bytes=seen.memory_available_bytes,
+            load_1min=seen.load_1min,
+            workers=tuple(_worker_status(supervisor) for supervisor in supervisors),
+            certificate=CertificateStatus(
+                uri=held.uri, serial=held.serial, not_before=held.not_before, not_after=held.not_after
+            ),
+            crl_number=held.revocations.number,
+            tunnel_state=self._tunnel.snapshot.state.value,
+        )
+
+    def _ingress(self, listen: str) -> Service:
+        home = self._home
+        argv = command.ingress(
+            self._build.tunnel,
+            listen=listen,
+            identity=home.identity,
+            routes=home.run / "ingress.routes",
+            status=home.socket(TUNNEL_STATUS),
+        )
+        return Service(
+            name="tunnel",
+            argv=argv,
+            env={},
+            socket=home.socket(TUNNEL_STATUS),
+            fatal={command.EXIT_ADDRESS_IN_USE: command.address_in_use(listen)},
+            prepare=self._build.verify,
+        )
+
+    def _write_routes(self) -> None:
+        peer = names.coordinator_uri(self._principal.mesh)
+        home = self._home
+        routes.write_ingress(
+            home.run / "ingress.routes",
+            [
+                routes.IngressRoute(routes.AGENT_ALPN, home.socket(api.SOCKET_NAME), peer),
+                *(
+                    routes.IngressRoute(routes.rpc_alpn(name), home.socket(name), peer)
+                    for name in (worker.ENGINE_WORKER, worker.GUEST_WORKER)
+                ),
+            ],
+        )
+
+
+async def run_node(home: Home, settings: config.Node, build: Build, stop: asyncio.Event) -> None:
+    """Run the node of ``home`` until ``stop`` is set."""
+    await Node(home, settings, build).run(stop)
+
+
+def _worker_status(supervisor: Supervisor) -> WorkerStatus:
+    snapshot = supervisor.snapshot
+    return WorkerStatus(
+        name=snapshot.name.removeprefix("worker-"),
+        state=snapshot.state.value,
+        pid=snapshot.pid,
+        restarts=snapshot.restarts,
+        last_exit=snapshot.last_exit,
+        rss_bytes=telemetry.rss_bytes(snapshot.pid),
+        devices=telemetry.devices(supervisor.first_lines),
+    )

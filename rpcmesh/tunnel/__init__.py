@@ -1,0 +1,1 @@
+"""The Python side of the native tunnel: its arguments, its routes file, its status document."""

@@ -1,0 +1,34 @@
+"""The native tunnel's command lines. Paths only: no secret ever stands in an argument."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rpcmesh.errors import RpcmeshError
+
+# The tunnel's exit status when its address is taken.
+EXIT_ADDRESS_IN_USE = 3
+
+
+def ingress(binary: Path, *, listen: str, identity: Path, routes: Path, status: Path) -> tuple[str, ...]:
+    return (str(binary), "ingress", "--listen", listen, *_common(identity, routes, status))
+
+
+def egress(binary: Path, *, identity: Path, routes: Path, status: Path) -> tuple[str, ...]:
+    return (str(binary), "egress", *_common(identity, routes, status))
+
+
+def loopback(binary: Path, *, listen: str, to: Path) -> tuple[str, ...]:
+    return (str(binary), "loopback", "--listen", listen, "--to", str(to))
+
+
+def address_in_use(listen: str) -> RpcmeshError:
+    host, _, port = listen.rpartition(":")
+    return RpcmeshError(
+        f"port {port} on {host} is in use",
+        hint="find who has it: ss -ltnp (Linux) or lsof -nP -iTCP -sTCP:LISTEN (macOS); or choose another address",
+    )
+
+
+def _common(identity: Path, routes: Path, status: Path) -> tuple[str, ...]:
+    return ("--identity", str(identity), "--routes", str(routes), "--status", str(status))

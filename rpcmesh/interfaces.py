@@ -42,12 +42,10 @@ def rank(addresses: Mapping[str, list[str]], platform: str = sys.platform) -> li
     return [interface for _, _, interface in sorted(ranked, key=lambda row: row[:2])]
 
 
-def choose() -> Interface:
-    """The best interface of this machine; loopback when there is no other."""
-    ranked = rank(_up())
-    return (
-        ranked[0] if ranked else Interface(name="lo", address="127.0.0.1", reason="loopback: no other interface is up")
-    )
+def candidates() -> list[Interface]:
+    """This machine's interfaces, best first, never empty: loopback when there is no other."""
+    alone = Interface(name="lo", address="127.0.0.1", reason="loopback: no other interface is up")
+    return rank(_up()) or [alone]
 
 
 def require_local(host: str) -> None:

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <utility>
+
 namespace rpcmesh {
 
 namespace {
@@ -32,16 +34,34 @@ void Session::cut(Reason reason) {
 
 std::shared_ptr<Session> Registry::open(const std::string & remote, size_t limit) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (sessions_.size() >= limit) {
+    auto session = std::make_shared<Session>();
+    // Without its pipe a session could not be cut.
+    if (!session->wake.read.valid() || !make_room(limit)) {
         ++refused_[name_of(Reason::too_many_connections)];
         return nullptr;
     }
-    auto session    = std::make_shared<Session>();
     session->id     = next_id_++;
     session->remote = remote;
     ++accepted_;
     sessions_[session->id] = session;
     return session;
+}
+
+// The cut session leaves as soon as its thread sees it, so for a moment there may be more than `limit`.
+bool Registry::make_room(size_t limit) {
+    if (sessions_.size() < limit) {
+        return true;
+    }
+    if (sessions_.size() >= 2 * limit) {
+        return false;
+    }
+    for (const auto & [id, session] : sessions_) {
+        if (!session->established && session->cut_reason == Reason::none) {
+            session->cut(Reason::too_many_connections);
+            return true;
+        }
+    }
+    return false;
 }
 
 void Registry::established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
@@ -54,6 +74,10 @@ void Registry::established(Session & session, const std::string & route, const s
     session.cipher      = cipher;
     session.established = true;
     ++established_;
+    const Reason reason = why_cut_ ? why_cut_(session) : Reason::none;
+    if (reason != Reason::none) {
+        session.cut(reason);
+    }
 }
 
 void Registry::close(const std::shared_ptr<Session> & session) {
@@ -74,13 +98,14 @@ void Registry::count_refused(Reason reason) {
     ++refused_[name_of(reason)];
 }
 
-void Registry::cut_if(const std::function<Reason(const Session &)> & why) {
+void Registry::cut_if(std::function<Reason(const Session &)> why) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    why_cut_ = std::move(why);
     for (const auto & [id, session] : sessions_) {
         if (!session->established) {
             continue;
         }
-        const Reason reason = why(*session);
+        const Reason reason = why_cut_(*session);
         if (reason != Reason::none) {
             session->cut(reason);
         }

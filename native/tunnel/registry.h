@@ -41,9 +41,10 @@ struct Session {
 
 class Registry {
 public:
-    // A new session, or nothing when `limit` are open.
+    // A new session, or nothing when `limit` are open. Whoever has not proved who it is makes room first: the oldest
+    // handshake is cut for a newer one, so that strangers who connect and say nothing cannot keep the coordinator out.
     std::shared_ptr<Session> open(const std::string & remote, size_t limit);
-    // The handshake is over: the session is now shown in status.
+    // The handshake is over: the session is now shown in status, and the rule of the last cut_if holds for it too.
     void established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
                      const std::string & tls_version, const std::string & cipher);
     void close(const std::shared_ptr<Session> & session);
@@ -51,8 +52,9 @@ public:
     void count_handshake_failure(Reason reason);
     void count_refused(Reason reason);
 
-    // Cuts the established sessions for which `why` gives a reason.
-    void cut_if(const std::function<Reason(const Session &)> & why);
+    // Cuts the established sessions for which `why` gives a reason, now and as they come: a handshake that began before
+    // a reload is judged by what holds after it.
+    void cut_if(std::function<Reason(const Session &)> why);
     // Cuts all, and waits until every session's thread is done with it.
     void cut_all_and_wait();
 
@@ -64,7 +66,10 @@ public:
     void write_totals(Json & json);
 
 private:
+    bool make_room(size_t limit);
+
     std::mutex                                    mutex_;
+    std::function<Reason(const Session &)>        why_cut_;
     std::condition_variable                       changed_;
     uint64_t                                      next_id_ = 1;
     std::map<uint64_t, std::shared_ptr<Session>>  sessions_;

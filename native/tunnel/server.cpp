@@ -1,8 +1,10 @@
 #include "server.h"
 
+#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -57,18 +60,46 @@ bool read_file(const std::string & path, std::string & text) {
 }
 
 // Threads start with signals blocked, so that the main thread alone hears them.
+class SignalsBlocked {
+public:
+    SignalsBlocked() {
+        sigset_t all;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before_);
+    }
+    SignalsBlocked(const SignalsBlocked &)             = delete;
+    SignalsBlocked & operator=(const SignalsBlocked &) = delete;
+    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+private:
+    sigset_t before_;
+};
+
+// Throws std::system_error when the machine has no thread left.
 template <typename Body> void start_thread(Body body) {
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const SignalsBlocked blocked;
     std::thread(std::move(body)).detach();
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+Fd open_spare() {
+    return Fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
+}
+
+// Each session holds four descriptors, and macOS starts a process with 256.
+void raise_descriptor_limit(int max_connections) {
+    rlimit       limit  = {};
+    const rlim_t wanted = static_cast<rlim_t>(max_connections) * 2 * 4 + 64;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
+        limit.rlim_cur = std::min(wanted, limit.rlim_max);
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 }  // namespace
 
 int Server::run() {
+    raise_descriptor_limit(options_.max_connections);
+    spare_             = open_spare();
     const Pipe signals = make_pipe();
     handle_signals(signals.write.get());
     std::string error;
@@ -169,12 +200,15 @@ bool Server::open_egress_listeners(const Routes & routes, std::string & error) {
         Fd listener = listen_unix(route.unix_path);
         if (!listener.valid()) {
             error = "cannot listen on " + route.unix_path + ": " + std::strerror(errno);
+            for (const auto & [done, unused] : opened) {
+                unlink(routes.at(done).unix_path.c_str());
+            }
             return false;
         }
         opened[name] = std::move(listener);
     }
     for (auto it = local_.begin(); it != local_.end();) {
-        if (routes.count(it->first) == 0) {
+        if (routes.count(it->first) == 0 || opened.count(it->first) != 0) {
             unlink(settings_->routes.at(it->first).unix_path.c_str());
             it = local_.erase(it);
         } else {
@@ -202,7 +236,7 @@ void Server::reload() {
         log_line("info", "reloaded", [&](Json & line) {
             line.field("crl_number", static_cast<uint64_t>(fresh->identity->crl_number)).field("not_after", fresh->identity->not_after);
         });
-        registry_.cut_if([&](const Session & session) {
+        registry_.cut_if([fresh](const Session & session) {
             if (fresh->identity->revoked.count(session.serial) != 0) {
                 return Reason::revoked;
             }
@@ -244,9 +278,36 @@ void Server::loop(int signal_fd) {
     }
 }
 
+// On a thread of its own. A machine that is out of threads refuses one connection, not all of them.
+void Server::serve(const std::shared_ptr<Session> & session, Incoming incoming, std::function<void(Incoming)> body) {
+    auto handed_over = std::make_shared<Incoming>(std::move(incoming));
+    try {
+        start_thread([handed_over, body = std::move(body)] { body(std::move(*handed_over)); });
+    } catch (const std::system_error & error) {
+        registry_.close(session);
+        registry_.count_refused(Reason::too_many_connections);
+        log_line("error", "session_refused", [&](Json & line) { line.field("reason", error.what()); });
+    }
+}
+
+// Out of descriptors, accept() fails and the listener stays readable: the spare one is spent on the connection, which is
+// closed at once, so that the loop does not spin and the stranger is not left hanging.
+Fd Server::accept_or_shed(int listener, std::string & from) {
+    Fd fd = accept_from(listener, from);
+    if (!fd.valid() && (errno == EMFILE || errno == ENFILE)) {
+        spare_.reset();
+        accept_from(listener, from).reset();
+        spare_ = open_spare();
+        registry_.count_refused(Reason::too_many_connections);
+        log_line("error", "out_of_descriptors");
+        return {};
+    }
+    return fd;
+}
+
 void Server::accept_network() {
     std::string from;
-    Fd          fd = accept_from(network_.get(), from);
+    Fd          fd = accept_or_shed(network_.get(), from);
     if (!fd.valid()) {
         return;
     }
@@ -256,19 +317,18 @@ void Server::accept_network() {
                  [&](Json & line) { line.field("remote", from).field("reason", name_of(Reason::too_many_connections)); });
         return;
     }
-    auto incoming = std::make_shared<Incoming>(Incoming{ std::move(fd), session, settings_ });
-    start_thread([this, incoming] {
+    serve(session, { std::move(fd), session, settings_ }, [this](Incoming incoming) {
         if (options_.mode == Mode::ingress) {
-            serve_ingress(options_, registry_, std::move(*incoming));
+            serve_ingress(options_, registry_, std::move(incoming));
         } else {
-            serve_loopback(options_, registry_, std::move(*incoming));
+            serve_loopback(options_, registry_, std::move(incoming));
         }
     });
 }
 
 void Server::accept_local(const Route & route, int listener) {
     std::string from;
-    Fd          fd = accept_from(listener, from);
+    Fd          fd = accept_or_shed(listener, from);
     if (!fd.valid()) {
         return;
     }
@@ -276,13 +336,13 @@ void Server::accept_local(const Route & route, int listener) {
     if (!session) {
         return;
     }
-    auto incoming = std::make_shared<Incoming>(Incoming{ std::move(fd), session, settings_ });
-    start_thread([this, incoming, route] { serve_egress(options_, registry_, std::move(*incoming), route); });
+    serve(session, { std::move(fd), session, settings_ },
+          [this, route](Incoming incoming) { serve_egress(options_, registry_, std::move(incoming), route); });
 }
 
 void Server::answer_status() {
     std::string     from;
-    const Fd        fd       = accept_from(status_.get(), from);
+    const Fd        fd       = accept_or_shed(status_.get(), from);
     const TimePoint deadline = Clock::now() + std::chrono::seconds(STATUS_TIMEOUT_S);
     const Pipe      never    = make_pipe();
     std::string     text     = status_document();

@@ -1,6 +1,7 @@
 // The process: listeners, signals, reload and status. Connections are served by session.h, each on its own thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -24,6 +25,8 @@ private:
     bool                            open_egress_listeners(const Routes & routes, std::string & error);
     void                            reload();
     void                            loop(int signal_fd);
+    void                            serve(const std::shared_ptr<Session> & session, Incoming incoming, std::function<void(Incoming)> body);
+    Fd                              accept_or_shed(int listener, std::string & from);
     void                            accept_network();
     void                            accept_local(const Route & route, int listener);
     void                            answer_status();
@@ -34,6 +37,7 @@ private:
     std::shared_ptr<const Settings> settings_;
     Fd                              network_;
     Fd                              status_;
+    Fd                              spare_;  // given up for a moment when descriptors run out
     std::map<std::string, Fd>       local_;  // egress, by route name
     TimePoint                       started_ = Clock::now();
     uint64_t                        reloads_ = 0;

@@ -83,11 +83,17 @@ void log_closed(const Session & session, Reason reason) {
 
 // A handshake that failed, or a peer that is not who the route wants.
 void fail_handshake(Registry & registry, const Session & session, Reason reason) {
+    if (reason == Reason::stopping) {
+        reason = session.cut_reason;
+    }
     registry.count_handshake_failure(reason);
     log_session("warning", "handshake_failed", session, reason);
 }
 
 void refuse(Registry & registry, const Session & session, Reason reason) {
+    if (reason == Reason::stopping || session.cut_reason != Reason::none) {
+        reason = session.cut_reason;
+    }
     registry.count_refused(reason);
     log_session("warning", "session_refused", session, reason);
 }

@@ -139,11 +139,21 @@ bool is_private(const std::string & path, std::string & error) {
     return true;
 }
 
-bool load_revocations(const std::string & path, Identity & identity, std::string & error) {
+Openssl<X509> read_certificate(const std::string & path) {
+    const Openssl<BIO> file(BIO_new_file(path.c_str(), "r"));
+    return Openssl<X509>(file ? PEM_read_bio_X509(file.get(), nullptr, nullptr, nullptr) : nullptr);
+}
+
+bool load_revocations(const std::string & path, X509 * ca, Identity & identity, std::string & error) {
     const Openssl<BIO> file(BIO_new_file(path.c_str(), "r"));
     const Openssl<X509_CRL> crl(file ? PEM_read_bio_X509_CRL(file.get(), nullptr, nullptr, nullptr) : nullptr);
     if (!crl) {
         error = path + " is not a revocation list: " + last_error();
+        return false;
+    }
+    if (X509_CRL_verify(crl.get(), X509_get0_pubkey(ca)) != 1) {
+        error = path + " is not signed by this mesh's authority";
+        ERR_clear_error();
         return false;
     }
     auto * number = static_cast<ASN1_INTEGER *>(X509_CRL_get_ext_d2i(crl.get(), NID_crl_number, nullptr, nullptr));
@@ -158,7 +168,6 @@ bool load_revocations(const std::string & path, Identity & identity, std::string
         identity.revoked.insert(hex_of(X509_REVOKED_get0_serialNumber(sk_X509_REVOKED_value(entries, i))));
     }
     X509_STORE * store = SSL_CTX_get_cert_store(identity.context.get());
-    const Openssl<X509> ca(nullptr);
     X509_STORE_add_crl(store, crl.get());
     X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
     return true;
@@ -195,11 +204,12 @@ std::shared_ptr<const Identity> load_identity(const std::string & directory, boo
         error = key + " and " + cert + " are not a pair: " + last_error();
         return nullptr;
     }
-    if (SSL_CTX_load_verify_file(context, ca.c_str()) != 1) {
+    const Openssl<X509> authority = read_certificate(ca);
+    if (!authority || X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) != 1) {
         error = ca + " is not a certificate: " + last_error();
         return nullptr;
     }
-    if (!load_revocations(directory + "/revoked.pem", *made, error)) {
+    if (!load_revocations(directory + "/revoked.pem", authority.get(), *made, error)) {
         return nullptr;
     }
     X509 * own      = SSL_CTX_get0_certificate(context);

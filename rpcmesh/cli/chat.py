@@ -48,7 +48,7 @@ def chat(
                     turns,
                     max_tokens=max_tokens,
                     temperature=temperature,
-                    on_text=lambda text: out.print(text, end="", markup=False),
+                    on_text=lambda text: out.print(text, end=""),
                 )
             )
             out.print()

@@ -10,6 +10,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli.build import configured
 from rpcmesh.cli.output import err, out
 from rpcmesh.cli.running import until_stopped
+from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.errors import PeerError, RpcmeshError
 from rpcmesh.native_build import Build
@@ -37,6 +38,9 @@ def connect(node: str, listen: str) -> None:
 
 
 async def _serve(home: paths.Home, built: Build, node: str, listen: str, stop: asyncio.Event) -> None:
+    members = (await admin.AdminClient(home.socket(admin.SOCKET_NAME)).status()).nodes
+    if node not in {member.name for member in members}:
+        raise RpcmeshError(f"no node of this mesh is named {node!r}", hint="rpcmesh node ls")
     agent = AgentClient(home.socket(f"{node}.agent"))
     try:
         await _want(agent, node)

@@ -13,7 +13,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.output import err, out, print_json, print_table
-from rpcmesh.cli.running import stopped_early
+from rpcmesh.cli.running import stopped_early, until_interrupted
 from rpcmesh.cli.status import layer_range
 from rpcmesh.coordinator import founding
 from rpcmesh.coordinator.report import StatusReport
@@ -80,6 +80,11 @@ def demo(nodes: int, prompt: str, keep: bool, as_json: bool) -> None:
         model_file = catalog.pull(MODEL, paths.default_cache(), report)
     with demo_home.claimed(wishes.nodes) as home:
         asyncio.run(stopped_early(_run(home, built, model_file, wishes)))
+    if not as_json:
+        err.print(
+            "\neverything is stopped and removed" + ("" if keep else "; to keep it running: rpcmesh demo --keep"),
+            style="dim",
+        )
 
 
 async def _run(home: paths.Home, built: Build, model_file: Path, wishes: Wishes) -> None:
@@ -97,7 +102,7 @@ async def _run(home: paths.Home, built: Build, model_file: Path, wishes: Wishes)
         else:
             _print(shown)
         if wishes.keep:
-            await asyncio.Event().wait()
+            await until_interrupted()
 
 
 async def _bring_up(mesh: local_mesh.LocalMesh, wishes: Wishes) -> StatusReport:
@@ -124,12 +129,13 @@ def _key(home: paths.Home) -> str:
 async def _ask(endpoint: ask.Endpoint, wishes: Wishes) -> ask.Answer:
     turns = [ask.Turn(role="user", content=wishes.prompt)]
     if not wishes.as_json:
-        out.print(f"\n[bold]question[/]  {wishes.prompt}")
-        out.print("[bold]answer[/]    ", end="")
+        out.print("\nquestion", style="bold", end="  ")
+        out.print(wishes.prompt)
+        out.print("answer", style="bold", end="    ")
 
     def show(text: str) -> None:
         if not wishes.as_json:
-            out.print(text, end="", markup=False)
+            out.print(text, end="")
 
     answer = await ask.stream(endpoint, turns, max_tokens=MAX_TOKENS, temperature=0.0, on_text=show)
     if not wishes.as_json:
@@ -169,7 +175,6 @@ def _print(shown: Shown) -> None:
     rows = [(worker.node, worker.layers, worker.tls_version, worker.cipher) for worker in shown.workers]
     print_table(("WORKER ON", "LAYERS", "TLS", "CIPHER"), rows, empty="")
     if shown.url is None:
-        err.print("\neverything is stopped and removed; to keep it running: rpcmesh demo --keep", style="dim")
         return
     out.print(f"\nurl      {shown.url}\nkey      {shown.api_key}\nca file  {shown.ca_file}\nhome     {shown.home}\n")
     out.print("any OpenAI client can talk to it, for example:")

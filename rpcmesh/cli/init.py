@@ -6,7 +6,8 @@ import time
 
 import click
 
-from rpcmesh import config, interfaces, paths
+from rpcmesh import config, paths
+from rpcmesh.cli import listening
 from rpcmesh.cli.output import out
 from rpcmesh.coordinator import founding
 
@@ -25,15 +26,13 @@ def init(name: str, listen: str | None) -> None:
 
     Creates the mesh's certificate authority, this coordinator's identity and the database, all below RPCMESH_HOME.
     """
-    reason = ""
-    if listen is None:
-        found = interfaces.choose()
-        listen, reason = config.join_address(found.address, config.GATEWAY_PORT), f" ({found.reason})"
-    interfaces.require_local(config.parse_address(listen)[0])
-    settings = config.Config(mesh=config.Mesh(name=name), coordinator=config.Coordinator(listen=listen))
+    chosen = listening.choose(listen, config.GATEWAY_PORT)
+    settings = config.Config(mesh=config.Mesh(name=name), coordinator=config.Coordinator(listen=chosen.listen))
     made = founding.found(paths.Home(paths.default_home()), settings, time.time())
     out.print(f"mesh {made.mesh} is founded in {made.home}")
-    out.print(f"  endpoint   https://{listen}{reason}")
+    out.print(f"  endpoint   https://{chosen}")
+    for other in chosen.others:
+        out.print(f"             not chosen: {other}")
     out.print(f"  CA         {made.ca_file}")
     out.print(f"  CA pin     {made.pin}")
     out.print("next: rpcmesh serve, and for each node: rpcmesh token create --node NAME")

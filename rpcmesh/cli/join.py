@@ -9,7 +9,8 @@ import time
 import click
 import msgspec
 
-from rpcmesh import config, interfaces, paths
+from rpcmesh import config, paths
+from rpcmesh.cli import listening
 from rpcmesh.cli.build import configured
 from rpcmesh.cli.output import err, out
 from rpcmesh.node import joining
@@ -31,19 +32,17 @@ def join(string: str, listen: str | None, name: str | None) -> None:
     """
     home = paths.Home(paths.default_home())
     settings = config.load(home.config)
-    reason = ""
-    if listen is None:
-        found = interfaces.choose()
-        listen, reason = config.join_address(found.address, config.TUNNEL_PORT), f" ({found.reason})"
-    interfaces.require_local(config.parse_address(listen)[0])
+    chosen = listening.choose(listen, config.TUNNEL_PORT)
     if string == "-":
         if sys.stdin.isatty():
             err.print("paste the join string and press return:", style="dim")
         string = sys.stdin.readline()
     built = configured(settings.build)
-    result = asyncio.run(joining.join(home, string, listen, built.build_id, time.time(), node=name))
-    node = msgspec.structs.replace(settings.node, name=result.node, listen=listen)
+    result = asyncio.run(joining.join(home, string, chosen.listen, built.build_id, time.time(), node=name))
+    node = msgspec.structs.replace(settings.node, name=result.node, listen=chosen.listen)
     joined = msgspec.structs.replace(settings, mesh=config.Mesh(name=result.mesh), node=node)
     write_private(home.config, config.render(joined).encode())
-    out.print(f"{result.node} joined mesh {result.mesh}, listening on {listen}{reason}")
+    out.print(f"{result.node} joined mesh {result.mesh}, listening on {chosen}")
+    for other in chosen.others:
+        out.print(f"  not chosen: {other}")
     out.print("next: rpcmesh node run")

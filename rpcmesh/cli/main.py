@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 
 import click
 
-from rpcmesh import __version__
+from rpcmesh import __version__, disk
 from rpcmesh.cli import build, chat, connect, demo, init, join, key, model, node, serve, status, token
 from rpcmesh.cli.output import print_error
 from rpcmesh.errors import RpcmeshError
@@ -39,6 +40,8 @@ for group in (token.token, node.node, key.key, model.model):
 
 def main() -> None:
     """Run one verb. Never returns."""
+    # As Ctrl-C: what was begun is cleaned up. Services replace both by an orderly stop.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(_run())
 
 
@@ -56,6 +59,11 @@ def _run() -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if not disk.is_full(error):
+            return _report_bug()
+        print_error(f"cannot write {error.filename or 'the output'!r}: {error.strerror}", "free some room on that disk")
         return 1
     except BaseExceptionGroup as group:
         return _report_group(group)

@@ -41,15 +41,14 @@ def add(path: Path, name: str | None) -> None:
 def ls(as_json: bool) -> None:
     """List the known models, and those that can be pulled."""
     home = paths.Home(paths.default_home())
-    here = [library.find(home, name) for name in library.names(home)]
+    here = library.ls(home)
     if as_json:
-        print_json([{"name": m.name, "path": str(m.path), "size_bytes": m.size_bytes} for m in here])
+        print_json(here)
         return
-    print_table(
-        ("NAME", "SIZE", "FILE"), [(m.name, mebibytes(m.size_bytes), m.path) for m in here], empty="no model yet"
-    )
+    rows = [(entry.name, mebibytes(entry.size_bytes), entry.path, entry.problem or "-") for entry in here]
+    print_table(("NAME", "SIZE", "FILE", "PROBLEM"), rows, empty="no model yet")
     for entry in catalog.CATALOG.values():
-        if entry.name not in {m.name for m in here}:
+        if entry.name not in library.names(home):
             size = mebibytes(entry.size_bytes)
             out.print(
                 f"to fetch {entry.name} ({size}, {entry.license}; {entry.about}): rpcmesh model pull {entry.name}"

@@ -10,8 +10,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names, addresses ("[fd00::1]:8443") and answers are printed as they are: neither markup nor ":emoji:" is looked for.
+out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(document: object) -> None:
@@ -32,20 +33,20 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, empty:
 
 
 def print_error(message: str, hint: str | None) -> None:
-    """``error: …`` and ``hint: …``; markup characters in them are not interpreted."""
+    """``error: …`` and ``hint: …``."""
     err.print("error:", style="bold red", end=" ")
-    err.print(message, markup=False)
+    err.print(message)
     if hint:
         err.print("hint:", style="bold", end="  ")
-        err.print(hint, markup=False)
+        err.print(hint)
 
 
 def ago(seconds: float) -> str:
-    """``90`` → ``1 min``: one unit, for people."""
+    """``90`` → ``1 min``: one unit, rounded down, for people."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(seconds) >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds)} s"
 
 
 def mebibytes(size_bytes: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from rpcmesh.cli.output import err
 
@@ -14,7 +14,10 @@ Report = Callable[[str, float], None]
 
 @contextlib.contextmanager
 def task(title: str) -> Iterator[Report]:
-    """Show ``title`` with a bar; the yielded function takes what is going on and the fraction done (0 to 1)."""
+    """Show ``title`` with a bar; the yielded function takes what is going on and the fraction done (0 to 1).
+
+    The bar appears with the first call: where there was nothing to do, there is nothing to see.
+    """
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
@@ -22,11 +25,18 @@ def task(title: str) -> Iterator[Report]:
         TextColumn("{task.fields[stage]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=err, transient=False) as bar:
-        shown = bar.add_task(title, total=1.0, stage="")
+    bar = Progress(*columns, console=err, transient=False)
+    shown: list[TaskID] = []
 
-        def report(stage: str, fraction: float) -> None:
-            bar.update(shown, completed=fraction, stage=stage)
+    def report(stage: str, fraction: float) -> None:
+        if not shown:
+            bar.start()
+            shown.append(bar.add_task(title, total=1.0, stage=stage))
+        bar.update(shown[0], completed=fraction, stage=stage)
 
+    try:
         yield report
-        bar.update(shown, completed=1.0, stage="")
+        for task_id in shown:
+            bar.update(task_id, completed=1.0, stage="")
+    finally:
+        bar.stop()

@@ -17,6 +17,16 @@ async def until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> 
     await service(stop)
 
 
+async def until_interrupted() -> None:
+    """Wait, within :func:`stopped_early`, for the signal; then go on and finish in order, as after any other wait."""
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 (a coroutine runs in a task)
+        task.uncancel()
+
+
 async def stopped_early(work: Coroutine[None, None, None]) -> None:
     """Run ``work``; the first SIGINT or SIGTERM cancels it and becomes KeyboardInterrupt once it has cleaned up.
 

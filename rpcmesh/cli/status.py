@@ -33,8 +33,10 @@ def fetch() -> StatusReport:
 
 def show(report: StatusReport) -> None:
     """Print ``report`` for people."""
-    verdict = "[green]ready[/]" if report.ready else f"[red]not ready[/]: {report.reason}"
-    out.print(f"mesh {report.mesh}  {verdict}  {report.endpoint}  build {report.build_id}  up {ago(report.uptime_s)}")
+    out.print(f"mesh {report.mesh}", end="  ")
+    out.print("ready" if report.ready else "not ready", style="green" if report.ready else "red", end="")
+    why = "" if report.ready else f": {report.reason}"
+    out.print(f"{why}  {report.endpoint}  build {report.build_id}  up {ago(report.uptime_s)}")
     out.print(model_line(report.model))
     out.print()
     print_nodes(report.nodes)

@@ -33,7 +33,7 @@ class EngineLost(RpcmeshError):  # noqa: N818
 
     def __init__(self, pid: int, exit_code: int, log_tail: tuple[str, ...]) -> None:
         last_words = f": {log_tail[-1]}" if log_tail else ""
-        super().__init__(f"engine process {pid} {_ending(exit_code)}{last_words}", hint="rpcmesh logs")
+        super().__init__(f"engine process {pid} {_ending(exit_code)}{last_words}", hint="rpcmesh status")
         self.pid = pid
         self.exit_code = exit_code
         self.log_tail = log_tail

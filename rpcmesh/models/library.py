@@ -21,6 +21,15 @@ class Model(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class Entry(msgspec.Struct, frozen=True):
+    """A line of the list: also a model whose file has gone is shown, with what is wrong with it."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    problem: str = ""
+
+
 def add(home: Home, path: Path, name: str | None = None) -> Model:
     """Check ``path`` and make it known as ``name`` (its file name without ``.gguf``)."""
     chosen = name or path.name.removesuffix(".gguf")
@@ -55,6 +64,20 @@ def find(home: Home, name: str) -> Model:
         )
     path = link.resolve()
     return Model(name=name, path=path, size_bytes=_require_magic(path))
+
+
+def ls(home: Home) -> list[Entry]:
+    """Every known model, sorted by name."""
+    return [_entry(home, name) for name in names(home)]
+
+
+def _entry(home: Home, name: str) -> Entry:
+    try:
+        found = find(home, name)
+    except RpcmeshError as error:
+        link = home.models / f"{name}.gguf"
+        return Entry(name=name, path=link.resolve() if link.is_symlink() else link, size_bytes=0, problem=error.message)
+    return Entry(name=found.name, path=found.path, size_bytes=found.size_bytes)
 
 
 def require_whole(path: Path) -> None:

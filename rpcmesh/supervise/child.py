@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ TAIL_LINES = 20
 LINE_MAX_BYTES = 16 * 1024
 # How long a child may take between its start and the tether's word of it, on a busy machine.
 START_LIMIT_S = 20.0
+# How long after the end of a child its output is read on, when a descendant that left the group holds it open.
+OUTPUT_LIMIT_S = 2.0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -78,35 +81,43 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, number)
 
-    async def _read_output(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 (stdout=PIPE)
+    async def _read_output(self, output: asyncio.StreamReader) -> None:
         pending = b""
-        while received := await self._process.stdout.read(1 << 16):
+        while received := await output.read(1 << 16):
             *lines, pending = (pending + received).split(b"\n")
-            while len(pending) > LINE_MAX_BYTES:
-                lines, pending = [*lines, pending[:LINE_MAX_BYTES]], pending[LINE_MAX_BYTES:]
             for line in lines:
                 self._line(line)
+            while len(pending) > LINE_MAX_BYTES:
+                self._line(pending[:LINE_MAX_BYTES])
+                pending = pending[LINE_MAX_BYTES:]
         if pending:
             self._line(pending)
 
     def _line(self, raw: bytes) -> None:
-        text = raw.decode(errors="replace").rstrip("\r")
-        if len(self.head) < HEAD_LINES:
-            self.head.append(text)
-        self.tail.append(text)
-        self._on_line(text)
+        for start in range(0, max(1, len(raw)), LINE_MAX_BYTES):
+            text = raw[start : start + LINE_MAX_BYTES].decode(errors="replace").rstrip("\r")
+            if len(self.head) < HEAD_LINES:
+                self.head.append(text)
+            self.tail.append(text)
+            self._on_line(text)
 
-    async def _follow(self, reports: asyncio.StreamReader) -> None:
+    async def _follow(self, reports: asyncio.StreamReader, output: asyncio.StreamReader) -> None:
         """Read the output and the tether's verdict to their ends; only then is the child known to have ended."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._read_output())
-            verdict = await reports.readline()
-        await self._process.wait()
-        if not verdict:
-            # The tether was killed before it could tell: its child must not outlive it.
-            self._signal_group(signal.SIGKILL)
-        self._exit.set_result(_parse_verdict(verdict))
+        verdict = b""
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read_output(output))
+                if not (verdict := await reports.readline()):
+                    # The tether was killed before it could tell: its child must not outlive it.
+                    self._signal_group(signal.SIGKILL)
+                await asyncio.wait([reading], timeout=OUTPUT_LIMIT_S)
+                reading.cancel()
+            await self._process.wait()
+        finally:
+            if not verdict:
+                # The same when nobody follows it any longer.
+                self._signal_group(signal.SIGKILL)
+            self._exit.set_result(_parse_verdict(verdict))
 
 
 @contextlib.asynccontextmanager
@@ -123,58 +134,73 @@ async def running(
 
     ``on_line`` gets each line of its output. Raises :class:`RpcmeshError` when it cannot be started.
     """
-    reports_read, reports_write = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", tether.__file__, str(reports_write), *argv),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=dict(env),
-            cwd=cwd,
-            pass_fds=(reports_write,),
-            start_new_session=True,
-            restore_signals=False,
+    async with _pipe() as (reports, reports_end), _pipe() as (output, output_end):
+        process = await _start_tether(name, argv, env, cwd, reports_end, output_end)
+        try:
+            child = Child(name, process, await _started(name, reports), on_line)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(child._follow(reports, output))
+                try:
+                    yield child
+                finally:
+                    # Shielded: whoever cancels the owner still wants the child gone.
+                    await asyncio.shield(child.stop(grace_s))
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            await asyncio.shield(process.wait())
+
+
+@contextlib.asynccontextmanager
+async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, FileIO]]:
+    """What to read, and the end to write to, which is to be closed once the tether has it."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb", 0) as read_end, os.fdopen(write, "wb", 0) as write_end:
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), read_end
         )
-    except OSError as error:
-        os.close(reports_read)
-        raise RpcmeshError(f"cannot start {name}: {error.strerror}") from error
-    finally:
-        os.close(reports_write)
-    reports, transport = await _reader(reports_read)
-    try:
-        started = await _started(name, reports)
-        child = Child(name, process, started, on_line)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(child._follow(reports))
-            try:
-                yield child
-            finally:
-                # Shielded: whoever cancels the owner still wants the child gone.
-                await asyncio.shield(child.stop(grace_s))
-    finally:
-        transport.close()
-        if process.stdin is not None:
-            process.stdin.close()
+        try:
+            yield reader, write_end
+        finally:
+            transport.close()
 
 
-async def _reader(descriptor: int) -> tuple[asyncio.StreamReader, asyncio.ReadTransport]:
-    reader = asyncio.StreamReader()
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
-    )
-    return reader, transport
+async def _start_tether(
+    name: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path | None, reports: FileIO, output: FileIO
+) -> asyncio.subprocess.Process:
+    # Python adds this to its own environment in the C locale; the tether takes it away again.
+    not_given = "" if "LC_CTYPE" in env else "LC_CTYPE"
+    with reports, output:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", tether.__file__, str(reports.fileno()), not_given, *argv),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                pass_fds=(reports.fileno(),),
+                start_new_session=True,
+                restore_signals=False,
+            )
+        except OSError as error:
+            raise RpcmeshError(f"cannot start {name}: {error.strerror}") from error
 
 
 async def _started(name: str, reports: asyncio.StreamReader) -> int:
     try:
         async with asyncio.timeout(START_LIMIT_S):
-            word, _, pid = (await reports.readline()).decode().partition(" ")
+            word, _, rest = (await reports.readline()).decode().strip().partition(" ")
     except TimeoutError as error:
         raise RpcmeshError(f"{name} did not start within {START_LIMIT_S:.0f} s") from error
-    if word != "started":
-        raise RpcmeshError(f"{name} could not be started")
-    return int(pid)
+    match word:
+        case "started":
+            return int(rest)
+        case "failed":
+            raise RpcmeshError(f"cannot start {name}: {rest}")
+        case _:
+            raise RpcmeshError(f"{name} could not be started")
 
 
 def _parse_verdict(line: bytes) -> Exit:
@@ -183,6 +209,14 @@ def _parse_verdict(line: bytes) -> Exit:
         case "exited":
             return Exit(code=int(value))
         case "killed":
-            return Exit(signal_name=signal.Signals(int(value)).name)
+            return Exit(signal_name=_signal_name(int(value)))
         case _:
             return Exit(signal_name="SIGKILL")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # One of the real-time signals.
+        return f"signal {number}"

@@ -10,6 +10,8 @@ import msgspec
 FIRST_DELAY_S = 0.05
 BASE_DELAY_S = 0.2
 MAX_DELAY_S = 30.0
+# More than enough to reach it, and no more than a float can hold.
+MAX_DOUBLINGS = 20
 # A process that ran this long was healthy: what came before it counts no longer.
 HEALTHY_S = 60.0
 # So many ends within such a time are a crash loop.
@@ -40,7 +42,7 @@ def decide(exits: Sequence[float], now: float, chance: float) -> Restart | GiveU
     failures = _run_of_failures(exits)
     if failures <= 1:
         return Restart(FIRST_DELAY_S)
-    ceiling = min(MAX_DELAY_S, BASE_DELAY_S * 2 ** (failures - 2))
+    ceiling = min(MAX_DELAY_S, BASE_DELAY_S * 2 ** min(failures - 2, MAX_DOUBLINGS))
     return Restart(ceiling * (0.5 + chance / 2))
 
 

@@ -184,6 +184,6 @@ def _parsed(line: str) -> dict[str, Any] | None:
         return None
     try:
         fields = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return {f"field_{key}" if key in ("service", "self") else key: value for key, value in fields.items()}

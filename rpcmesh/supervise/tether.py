@@ -4,8 +4,8 @@ Run as a script by :mod:`rpcmesh.supervise.child`, with ``-I -S`` and the standa
 milliseconds. Standard input is the lifeline: its other end closes with the supervisor's last breath, SIGKILL included,
 on macOS as on Linux. What becomes of the child is written to the status descriptor, a line each:
 
-    started PID
-    exited CODE | killed SIGNAL | failed REASON
+    started PID | failed REASON
+    exited CODE | killed SIGNAL
 """
 
 import contextlib
@@ -21,7 +21,8 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    status, argv = int(sys.argv[1]), sys.argv[2:]
+    status, not_given, argv = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    os.environ.pop(not_given, None)
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write)
@@ -29,8 +30,8 @@ def main() -> None:
     # Signals for the whole session are the supervisor's to give.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    child = _start(argv, status)
-    os.write(status, f"started {child}\n".encode())
+    child, failure = _start(argv, status)
+    _report(status, f"failed {failure}" if failure else f"started {child}")
     # The child holds copies of these no longer needed here: its output must end when it does.
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
@@ -58,11 +59,15 @@ def main() -> None:
     _report(status, verdict)
 
 
-def _start(argv: list[str], status: int) -> int:
+def _start(argv: list[str], status: int) -> tuple[int, str]:
+    """The child's pid, and why its program could not be run. Only once it runs does a signal reach it for certain."""
     tether = os.getpid()
+    failure_read, failure_write = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(failure_write)
+        with os.fdopen(failure_read, "r") as failure:
+            return child, failure.read()
     try:
         os.setpgid(0, 0)
         os.close(status)
@@ -79,7 +84,7 @@ def _start(argv: list[str], status: int) -> int:
                 os._exit(0)
         os.execv(argv[0], argv)  # noqa: S606 (there is no shell)
     except OSError as error:
-        os.write(2, f"cannot start {argv[0]!r}: {error.strerror}\n".encode())
+        os.write(failure_write, f"{argv[0]!r}: {error.strerror}".encode())
     os._exit(127)
 
 

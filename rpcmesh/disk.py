@@ -19,9 +19,14 @@ def full_disk_is_one_line(where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise full(where) from error
         raise
+
+
+def is_full(error: OSError) -> bool:
+    """Whether ``error`` says that a disk or a quota is used up."""
+    return error.errno in _FULL
 
 
 def raise_if_full(output: str, where: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class RpcmeshError(Exception):
     """The user's fault or the environment's: one line, lower case, and a hint that names the next command.
@@ -13,6 +16,17 @@ class RpcmeshError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let a single error out of the group that a task group wraps it in: callers know errors, not how we run tasks."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 class PeerError(RpcmeshError):

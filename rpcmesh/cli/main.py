@@ -63,7 +63,8 @@ def _run() -> int:
     except OSError as error:
         if not disk.is_full(error):
             return _report_bug()
-        print_error(f"cannot write {error.filename or 'the output'!r}: {error.strerror}", "free some room on that disk")
+        what = repr(str(error.filename)) if error.filename else "the output"
+        print_error(f"cannot write {what}: {error.strerror}", "free some room on that disk")
         return 1
     except BaseExceptionGroup as group:
         return _report_group(group)

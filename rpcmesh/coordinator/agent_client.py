@@ -28,7 +28,11 @@ class AgentClient:
         await self._session.close()
 
     async def status(self) -> AgentStatus:
-        return msgspec.json.decode(await self._call("GET", "/status", b""), type=AgentStatus)
+        answer = await self._call("GET", "/status", b"")
+        try:
+            return msgspec.json.decode(answer, type=AgentStatus)
+        except msgspec.DecodeError as error:
+            raise PeerError(f"the agent's status cannot be read (another version of rpcmesh?): {error}") from error
 
     async def begin_renewal(self) -> bytes:
         """The signing request (DER) for the node's next key."""
@@ -51,7 +55,7 @@ class AgentClient:
         except TimeoutError as error:
             raise PeerError(f"the agent did not answer within {TIMEOUT_S:.0f} s") from error
         except aiohttp.ClientError as error:
-            raise PeerError(f"the agent cannot be reached: {error}") from error
+            raise PeerError("the agent cannot be reached") from error
         if response.status != 200:
             raise PeerError(f"the agent answered {response.status} to {method} {path}: {answer[:200]!r}")
         return answer

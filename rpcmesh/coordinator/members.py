@@ -21,10 +21,13 @@ from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import ENGINE_WORKER, GUEST_WORKER
 from rpcmesh.pki import identity, names, renewal
 from rpcmesh.tunnel import routes
+from rpcmesh.tunnel import status as tunnel_status
 
 log = structlog.get_logger(__name__)
 
 ACTOR = "coordinator"
+# The name of the egress tunnel's status socket.
+TUNNEL_STATUS = "tunnel"
 
 
 class Chore(StrEnum):
@@ -43,6 +46,24 @@ def chores(agent: AgentStatus, *, crl_number: int, now: float) -> tuple[Chore, .
     if renewal.is_due(leaf.not_before, leaf.not_after, renewal.jitter_of(leaf.serial), now):
         due.append(Chore.RENEWAL)
     return tuple(due)
+
+
+_FAILURES = {
+    "peer_unreachable": "nothing answers at {address}: is the node running, does its firewall let us in?",
+    "refused_by_peer": "{address} refuses the coordinator's certificate",
+    "untrusted_ca": "{address} has a certificate of another authority",
+    "certificate_expired": "the certificate at {address} has expired: compare the clocks, or join the node anew",
+    "certificate_not_yet_valid": "the certificate at {address} is not valid yet: compare the clocks of both machines",
+    "certificate_revoked": "the certificate at {address} is revoked",
+    "wrong_identity": "another member of the mesh answers at {address}",
+    "not_tls": "what answers at {address} is not a tunnel",
+    "handshake_timeout": "{address} accepts the connection and then says nothing",
+}
+
+
+def said_of_failure(word: str, address: str) -> str:
+    """The tunnel's word for a failed connection to ``address``, for people."""
+    return _FAILURES.get(word, f"{{address}}: {word}").format(address=address)
 
 
 class Members:
@@ -93,7 +114,10 @@ class Members:
         """Poll until cancelled."""
         try:
             while True:
-                self._renew_own()
+                try:
+                    self._renew_own()
+                except OSError as error:
+                    log.error("own_renewal_failed", reason=str(error))  # a full disk: there are days left to mend it
                 await self.poll()
                 await asyncio.sleep(interval_s)
         finally:
@@ -110,10 +134,19 @@ class Members:
             for chore in chores(agent, crl_number=self._mesh.store.mesh().crl_number, now=time.time()):
                 await self._do(chore, member, client)
         except PeerError as error:
-            self._emit(state.NodeUnreachable(member.name, error.message))
+            self._emit(state.NodeUnreachable(member.name, await self._why(member, error)))
         except RpcmeshError as error:
             # Revoked while its certificate was being renewed, for one: there is nothing to renew then.
             log.warning("node_chore_failed", node=member.name, reason=error.message)
+
+    async def _why(self, member: Member, error: PeerError) -> str:
+        """The tunnel knows better than the failed request why nothing came through."""
+        try:
+            failing = (await tunnel_status.fetch(self._mesh.home.socket(TUNNEL_STATUS))).failing_routes
+        except RpcmeshError:
+            return error.message
+        word = failing.get(f"{member.name}.agent")
+        return f"{error.message}: {said_of_failure(word, member.address)}" if word else error.message
 
     def _judge(self, member: Member, agent: AgentStatus) -> state.Event:
         if agent.build_id != self._build_id:

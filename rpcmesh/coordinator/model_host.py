@@ -16,8 +16,9 @@ import structlog
 
 from rpcmesh import config
 from rpcmesh.coordinator import state
-from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineRequestError
+from rpcmesh.engine.client import Engine, EngineLost, EngineRequestError
 from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
+from rpcmesh.errors import RpcmeshError
 from rpcmesh.supervise import restart
 
 log = structlog.get_logger(__name__)
@@ -100,32 +101,49 @@ class ModelHost:
                 await self._changed.wait()
                 continue
             try:
-                await self._serve_once(move)
-            except EngineLost as lost:
-                log.warning("engine_lost", reason=lost.message)
+                reason = await self._serve_once(move)
+                log.warning("engine_lost", reason=reason)
                 exits.append(time.monotonic())
                 # What the last poll saw may be older than the loss: look before planning again.
-                self._emit(state.ModelLost(lost.message))
+                self._emit(state.ModelLost(reason))
                 await self._look_again()
                 await self._pause(exits)
-            except EngineLoadError as refused:
+            except RpcmeshError as refused:
+                # The engine refused the load, or the model's file has gone: trying the same again would not help.
                 log.error("model_failed", reason=refused.message)
                 self._emit(state.ModelFailed(refused.message))
 
-    async def _serve_once(self, move: Load) -> None:
+    async def _serve_once(self, move: Load) -> str:
+        """Load and serve until the engine ends or the cluster says that it is of no use; returns why."""
         wanted = self._cluster().model.name
         self._emit(state.ModelLoading(0.0))
-        async with await Engine.start(
-            lib_dir=self._lib_dir, on_log=lambda line: log.debug("engine", line=line)
-        ) as engine:
-            loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
-            self._engine = engine
-            self._emit(state.ModelLoaded(loaded))
-            log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
-            try:
-                raise await engine.lost()
-            finally:
-                self._engine = None
+        try:
+            async with await Engine.start(
+                lib_dir=self._lib_dir, on_log=lambda line: log.debug("engine", line=line)
+            ) as engine:
+                loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
+                self._engine = engine
+                self._emit(state.ModelLoaded(loaded))
+                log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
+                try:
+                    return await self._until_over(engine)
+                finally:
+                    self._engine = None
+        except EngineLost as lost:
+            return lost.message
+
+    async def _until_over(self, engine: Engine) -> str:
+        async with asyncio.TaskGroup() as group:
+            ending = group.create_task(engine.lost())
+            while self._cluster().model.state is state.ModelState.READY:
+                self._changed.clear()
+                changing = group.create_task(self._changed.wait())
+                await asyncio.wait({ending, changing}, return_when=asyncio.FIRST_COMPLETED)
+                changing.cancel()
+                if ending.done():
+                    return ending.result().message
+            ending.cancel()
+        return self._cluster().model.reason
 
     def _spec(self, wanted: str, move: Load) -> LoadSpec:
         engine = self._settings.engine

@@ -15,7 +15,7 @@ from rpcmesh import config
 from rpcmesh.coordinator import admin, state
 from rpcmesh.coordinator.founding import OpenMesh
 from rpcmesh.coordinator.join import join_routes
-from rpcmesh.coordinator.members import Members
+from rpcmesh.coordinator.members import TUNNEL_STATUS, Members
 from rpcmesh.coordinator.model_host import ModelHost
 from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.errors import RpcmeshError
@@ -28,10 +28,10 @@ from rpcmesh.serving import unix_site
 from rpcmesh.supervise.supervisor import Service, Supervisor
 from rpcmesh.tunnel import command
 from rpcmesh.tunnel import status as tunnel_status
+from rpcmesh.tunnel.status import TunnelStatus
 
 log = structlog.get_logger(__name__)
 
-TUNNEL_STATUS = "tunnel"
 GATEWAY_RENEWAL_CHECK_S = 3600.0
 
 
@@ -86,13 +86,9 @@ class CoordinatorService:
         log.info("coordinator_stopped")
 
     async def status(self) -> StatusReport:
-        try:
-            tunnel = await tunnel_status.fetch(self._mesh.home.socket(TUNNEL_STATUS))
-        except RpcmeshError:
-            tunnel = None  # between two starts of the tunnel there is none to ask; the report then shows no links
         return report(
             self._cluster,
-            tunnel,
+            await self._tunnel_status(),
             mesh=self._mesh.name,
             version=rpcmesh.__version__,
             build_id=self._build.build_id,
@@ -111,7 +107,25 @@ class CoordinatorService:
     async def _run_members(self) -> None:
         # Before the tunnel is up, every node would look lost.
         await self._tunnel.until_ready()
-        await self._members.run(self._mesh.settings.coordinator.agent_poll_s)
+        interval_s = self._mesh.settings.coordinator.agent_poll_s
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._members.run(interval_s))
+            group.create_task(self._watch_links(interval_s))
+
+    async def _watch_links(self, interval_s: float) -> None:
+        while True:
+            loaded = self._cluster.model.loaded
+            # A tunnel that does not answer is busy or starts again; the one that comes then has no session.
+            if (seen := await self._tunnel_status()) is not None:
+                self._emit(state.LinksSeen(loaded, frozenset(session.route for session in seen.sessions)))
+            await asyncio.sleep(interval_s)
+
+    async def _tunnel_status(self) -> TunnelStatus | None:
+        """None between two starts of the tunnel, when there is none to ask."""
+        try:
+            return await tunnel_status.fetch(self._mesh.home.socket(TUNNEL_STATUS))
+        except RpcmeshError:
+            return None
 
     async def _keep_gateway_certificate(self, context: ssl.SSLContext) -> None:
         while True:

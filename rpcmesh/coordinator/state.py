@@ -98,7 +98,7 @@ class ModelLoaded(msgspec.Struct, frozen=True):
 
 
 class ModelFailed(msgspec.Struct, frozen=True):
-    """A load that cannot succeed until something changes: waiting for it again is the controller's decision."""
+    """A load that cannot succeed as things are. It is tried again when another worker comes up."""
 
     reason: str
 
@@ -107,6 +107,13 @@ class ModelLost(msgspec.Struct, frozen=True):
     """The engine ended while loading or serving; it will be loaded again."""
 
     reason: str
+
+
+class LinksSeen(msgspec.Struct, frozen=True):
+    """The egress tunnel's live routes, seen while ``loaded`` was the loaded model."""
+
+    loaded: LoadedModel | None
+    routes: frozenset[str]
 
 
 Event = (
@@ -120,6 +127,7 @@ Event = (
     | ModelLoaded
     | ModelFailed
     | ModelLost
+    | LinksSeen
 )
 
 
@@ -129,7 +137,7 @@ def apply(cluster: Cluster, event: Event) -> Cluster:
         case NodeJoined(name, address):
             return _with_node(cluster, Node(name=name, address=address))
         case NodeAnswered(name, agent):
-            return _update(cluster, name, state=NodeState.UP, reason="", agent=agent)
+            return _try_again(cluster, _update(cluster, name, state=NodeState.UP, reason="", agent=agent))
         case NodeUnreachable(name, reason):
             return _update(cluster, name, state=NodeState.DOWN, reason=reason)
         case NodeRefused(name, agent, reason):
@@ -148,6 +156,27 @@ def apply(cluster: Cluster, event: Event) -> Cluster:
             return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.FAILED, reason=reason))
         case ModelLost(reason):
             return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.WAITING, reason=reason))
+        case LinksSeen(loaded, routes):
+            return _without_engine_if_cut(cluster, loaded, routes)
+
+
+def _without_engine_if_cut(cluster: Cluster, loaded: LoadedModel | None, routes: frozenset[str]) -> Cluster:
+    """An engine that lost a worker while idle does not know it yet: its next answer would be an error."""
+    model = cluster.model
+    if model.state is not ModelState.READY or loaded is None or model.loaded != loaded:
+        return cluster
+    for part in loaded.placement:
+        if part.worker is not None and f"{part.node}.{part.worker}" not in routes:
+            reason = f"the connection to worker {part.worker} of {part.node} has ended"
+            return _with_model(cluster, Model(name=model.name, state=ModelState.WAITING, reason=reason))
+    return cluster
+
+
+def _try_again(before: Cluster, after: Cluster) -> Cluster:
+    """A load that failed waits again once there is a worker that was not there when it failed."""
+    if after.model.state is ModelState.FAILED and not set(workers_in(after)) <= set(workers_in(before)):
+        return _with_model(after, Model(name=after.model.name, state=ModelState.WAITING, reason=after.model.reason))
+    return after
 
 
 def workers_in(cluster: Cluster) -> tuple[tuple[str, str], ...]:

@@ -70,6 +70,10 @@ class LocalMesh:
             build=config.Build(backend=self.build.backend),
         )
         founding.found(self.home, settings, time.time())
+        await self.run_coordinator()
+
+    async def run_coordinator(self) -> None:
+        """Start the coordinator and wait until it can be asked."""
         await self.start("coordinator", self.home, "serve")
 
         async def answers() -> StatusReport | None:

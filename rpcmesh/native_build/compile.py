@@ -36,6 +36,8 @@ _BACKENDS: dict[str, tuple[str, ...]] = {
 _NEEDED_BYTES = 1_200 * 2**20
 # "[12/345] Building …" from Ninja, "[ 42%] Building …" from make.
 _STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
+# Where a compiler, a linker or CMake begins to complain; "-Werror" in a command line is no complaint.
+_COMPLAINT = re.compile(r"\berror\b[: ]|\bld: |\bundefined symbols", re.IGNORECASE)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -47,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True):
     backend: Backend
     compiler: str
     options: tuple[str, ...]
+    generator: str
 
     @property
     def build_id(self) -> str:
@@ -55,7 +58,8 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def work_key(self) -> str:
         """Names the object tree: a change in native/ alone compiles native/ alone."""
-        return _short(self.source.digest, str(self.source.llama), self.backend, self.compiler, *self.options)
+        place = (str(self.source.llama), self.generator)
+        return _short(self.source.digest, *place, self.backend, self.compiler, *self.options)
 
     @property
     def key(self) -> str:
@@ -105,6 +109,7 @@ def _plan(tree: source.Source, native: Path, backend: Backend) -> Plan:
         backend=backend,
         compiler=f"{version} for {os.uname().sysname} {os.uname().machine}",
         options=("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_CXX_COMPILER={cxx}", *openssl, *_BACKENDS[backend]),
+        generator=requirements.generator() or "",
     )
 
 
@@ -112,8 +117,10 @@ def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None
     work.mkdir(parents=True, exist_ok=True)
     # Compiled from a copy in a fixed place, so that the object tree serves every checkout and wheel of rpcmesh.
     _mirror(plan.native, work / "native")
+    if source.tree_digest(work / "native") != plan.native_digest:
+        raise RpcmeshError(f"{str(plan.native)!r} changed while it was read", hint="run the same command again")
     log = work / "build.log"
-    configure = ["cmake", "-S", str(work / "native"), "-B", str(work / "objects"), "-G", requirements.generator() or ""]
+    configure = ["cmake", "-S", str(work / "native"), "-B", str(work / "objects"), "-G", plan.generator]
     configure += [f"-DRPCMESH_LLAMA_SOURCE={plan.source.llama}", *plan.options]
     jobs = str(os.cpu_count() or 1)
     compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *_TARGETS]
@@ -127,7 +134,8 @@ def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None
 
 def _run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
     tail: list[str] = []
-    with commands.started(command) as child:
+    # Errors are recognised by their words, which some compilers translate.
+    with commands.started(command, {"LC_ALL": "C.UTF-8"}) as child:
         assert child.stdout is not None  # noqa: S101 (stdout=PIPE)
         for line in child.stdout:
             write(line)
@@ -137,11 +145,17 @@ def _run(command: list[str], write: Callable[[str], object], log: Path, fraction
                 fraction(int(percent) / 100 if percent else int(done) / int(total))
     if child.returncode != 0:
         disk.raise_if_full("\n".join(tail), log)
-        errors = [line for line in tail if "error" in line.lower()][-3:] or tail[-3:]
         raise RpcmeshError(
-            f"the native build failed (exit {child.returncode}):\n  " + "\n  ".join(errors),
+            f"the native build failed (exit {child.returncode}):\n  " + "\n  ".join(_last_words(tail)),
             hint=f"the whole log: {log}",
         )
+
+
+def _last_words(tail: list[str]) -> list[str]:
+    """The first complaint in ``tail`` and what follows it, else its end: three lines."""
+    lines = [line for line in tail if line]
+    first = next((number for number, line in enumerate(lines) if _COMPLAINT.search(line)), -3)
+    return lines[first:][:3]
 
 
 def _publish(plan: Plan, built: Path, finished: Path) -> None:
@@ -173,6 +187,10 @@ def _publish(plan: Plan, built: Path, finished: Path) -> None:
         (scratch / FILE_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
         scratch.chmod(0o755)
         scratch.rename(finished)
+    except OSError:
+        # An equal checkout in another place was built at the same time, and this one came second.
+        if not finished.is_dir():
+            raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -86,4 +86,6 @@ def _read(directory: Path) -> Manifest:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
-        raise RpcmeshError(f"{str(directory)!r} holds no finished build", hint="rpcmesh build") from error
+        raise RpcmeshError(
+            f"{str(directory)!r} holds no finished build", hint=f"build again: rm -rf {directory} && rpcmesh build"
+        ) from error

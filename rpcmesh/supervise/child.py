@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from rpcmesh.errors import RpcmeshError
+from rpcmesh.errors import RpcmeshError, alone
 from rpcmesh.supervise import tether
 
 HEAD_LINES = 40
@@ -138,13 +138,14 @@ async def running(
         process = await _start_tether(name, argv, env, cwd, reports_end, output_end)
         try:
             child = Child(name, process, await _started(name, reports), on_line)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(child._follow(reports, output))
-                try:
-                    yield child
-                finally:
-                    # Shielded: whoever cancels the owner still wants the child gone.
-                    await asyncio.shield(child.stop(grace_s))
+            with alone():
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(child._follow(reports, output))
+                    try:
+                        yield child
+                    finally:
+                        # Shielded: whoever cancels the owner still wants the child gone.
+                        await asyncio.shield(child.stop(grace_s))
         finally:
             if process.stdin is not None:
                 process.stdin.close()

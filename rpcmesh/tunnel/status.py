@@ -49,6 +49,8 @@ class TunnelStatus(msgspec.Struct, frozen=True):
     sessions: tuple[Session, ...]
     totals: Totals
     crl_number: int | None = None
+    # Egress only: the routes whose last attempt failed, and the tunnel's word for why.
+    failing_routes: dict[str, str] = {}
 
 
 async def fetch(socket: Path) -> TunnelStatus:

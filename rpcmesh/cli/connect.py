@@ -9,7 +9,7 @@ import click
 from rpcmesh import config, paths
 from rpcmesh.cli.build import configured
 from rpcmesh.cli.output import err, out
-from rpcmesh.cli.running import until_stopped
+from rpcmesh.cli.running import run, until_stopped
 from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.errors import PeerError, RpcmeshError
@@ -34,7 +34,7 @@ def connect(node: str, listen: str) -> None:
     home = paths.Home(paths.default_home())
     settings = config.load(home.config)
     built = configured(settings.build)
-    asyncio.run(until_stopped(lambda stop: _serve(home, built, node, listen, stop)))
+    run(until_stopped(lambda stop: _serve(home, built, node, listen, stop)))
 
 
 async def _serve(home: paths.Home, built: Build, node: str, listen: str, stop: asyncio.Event) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.output import err, out, print_json, print_table
-from rpcmesh.cli.running import stopped_early, until_interrupted
+from rpcmesh.cli.running import run, stopped_early, until_interrupted
 from rpcmesh.cli.status import layer_range
 from rpcmesh.coordinator import founding
 from rpcmesh.coordinator.report import StatusReport
@@ -79,7 +78,7 @@ def demo(nodes: int, prompt: str, keep: bool, as_json: bool) -> None:
     with progress.task(f"model {MODEL}") as report:
         model_file = catalog.pull(MODEL, paths.default_cache(), report)
     with demo_home.claimed(wishes.nodes) as home:
-        asyncio.run(stopped_early(_run(home, built, model_file, wishes)))
+        run(stopped_early(_run(home, built, model_file, wishes)))
     if not as_json:
         err.print(
             "\neverything is stopped and removed" + ("" if keep else "; to keep it running: rpcmesh demo --keep"),

@@ -8,9 +8,9 @@ import time
 import click
 
 from rpcmesh import config, paths
+from rpcmesh.cli import running
 from rpcmesh.cli.build import configured
 from rpcmesh.cli.output import out, print_json
-from rpcmesh.cli.running import until_stopped
 from rpcmesh.cli.status import fetch, print_nodes
 from rpcmesh.coordinator import admin, founding
 from rpcmesh.node import service
@@ -29,7 +29,7 @@ def run() -> None:
     settings = config.load(home.config)
     logs.configure(settings.log.level, settings.log.format)
     built = configured(settings.build)
-    asyncio.run(until_stopped(lambda stop: service.run_node(home, settings.node, built, stop)))
+    running.run(running.until_stopped(lambda stop: service.run_node(home, settings.node, built, stop)))
 
 
 @node.command()

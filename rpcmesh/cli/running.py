@@ -9,12 +9,24 @@ from collections.abc import Awaitable, Callable, Coroutine
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def run(work: Coroutine[None, None, None]) -> None:
+    """Run :func:`until_stopped` or :func:`stopped_early` as the last thing that a verb does.
+
+    The stop signals are held back while no handler of ours is there: at the start until the loop can take them, and
+    after the end, where nothing but the way out is left. Clean-up cut short would leave files and processes behind.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    asyncio.run(work)
+
+
 async def until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run ``service`` with an event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await service(stop)
+    _on_stop_signals(stop.set)
+    try:
+        await service(stop)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 async def until_interrupted() -> None:
@@ -41,11 +53,18 @@ async def stopped_early(work: Coroutine[None, None, None]) -> None:
             interrupted = True
             task.cancel()
 
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, interrupt)
+    _on_stop_signals(interrupt)
     try:
         await task
     except asyncio.CancelledError:
         if not interrupted:
             raise
         raise KeyboardInterrupt from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _on_stop_signals(handler: Callable[[], None]) -> None:
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

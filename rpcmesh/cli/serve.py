@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import click
 import msgspec
 
 from rpcmesh import paths
 from rpcmesh.cli.build import configured
-from rpcmesh.cli.running import until_stopped
+from rpcmesh.cli.running import run, until_stopped
 from rpcmesh.coordinator import founding, service
 from rpcmesh.models import library
 from rpcmesh.observe import logs
@@ -29,4 +27,4 @@ def serve(model: str | None) -> None:
         logs.configure(settings.log.level, settings.log.format)
         built = configured(settings.build)
         mesh.settings = settings
-        asyncio.run(until_stopped(lambda stop: service.run_coordinator(mesh, built, stop)))
+        run(until_stopped(lambda stop: service.run_coordinator(mesh, built, stop)))

@@ -6,6 +6,7 @@ What to do next is decided by :func:`next_move`; the class only carries it out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,6 +23,11 @@ from rpcmesh.errors import RpcmeshError
 from rpcmesh.supervise import restart
 
 log = structlog.get_logger(__name__)
+
+
+# A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
+SPREAD_AFTER_S = 5.0
+SPREAD_CHECK_S = 1.0
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -48,6 +54,11 @@ def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool =
     return Load(workers)
 
 
+def may_spread(*, spare_s: float, idle_s: float) -> bool:
+    """Whether to load again over more workers: one has been there unused, and nobody has asked, for long enough."""
+    return min(spare_s, idle_s) >= SPREAD_AFTER_S
+
+
 class ModelHost:
     """The gateway's backend. ``emit`` folds an event into the cluster; ``cluster`` returns the present one."""
 
@@ -71,6 +82,8 @@ class ModelHost:
         self._look_again = look_again
         self._engine: Engine | None = None
         self._changed = asyncio.Event()
+        self._answering = 0
+        self._idle_since = 0.0
 
     def wake(self) -> None:
         """The cluster changed: decide again."""
@@ -87,7 +100,17 @@ class ModelHost:
         """Deltas of one answer. Raises :class:`EngineLost` when the engine ends before the answer does."""
         if self._engine is None or model not in {known.name for known in self.models()}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._engine.generate(request)
+        return self._counted(self._engine.generate(request))
+
+    async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+        self._answering += 1
+        try:
+            async with contextlib.aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+        finally:
+            self._answering -= 1
+            self._idle_since = time.monotonic()
 
     async def run(self) -> None:
         """Keep the wanted model loaded until cancelled."""
@@ -133,15 +156,22 @@ class ModelHost:
             return lost.message
 
     async def _until_over(self, engine: Engine) -> str:
+        self._idle_since = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(engine.lost())
             while self._cluster().model.state is state.ModelState.READY:
                 self._changed.clear()
                 changing = group.create_task(self._changed.wait())
-                await asyncio.wait({ending, changing}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({ending, changing}, timeout=SPREAD_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
                 changing.cancel()
                 if ending.done():
                     return ending.result().message
+                now = time.monotonic()
+                spare_since = spare_since if state.spare_workers(self._cluster()) else now
+                idle_s = 0.0 if self._answering else now - self._idle_since
+                if may_spread(spare_s=now - spare_since, idle_s=idle_s):
+                    ending.cancel()
+                    return "another worker is ready"
             ending.cancel()
         return self._cluster().model.reason
 

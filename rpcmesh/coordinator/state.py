@@ -184,6 +184,13 @@ def workers_in(cluster: Cluster) -> tuple[tuple[str, str], ...]:
     return tuple((name, worker) for name in sorted(cluster.nodes) for worker in cluster.nodes[name].ready_workers)
 
 
+def spare_workers(cluster: Cluster) -> frozenset[tuple[str, str]]:
+    """Workers that could take layers and hold none of the loaded model."""
+    loaded = cluster.model.loaded
+    held = {(part.node, part.worker) for part in loaded.placement} if loaded else set()
+    return frozenset(pair for pair in workers_in(cluster) if pair not in held)
+
+
 def settled(cluster: Cluster) -> bool:
     """Whether every member that is not revoked has been heard of, one way or the other, since the start."""
     return all(node.state is not NodeState.UNSEEN for node in cluster.nodes.values())

@@ -105,13 +105,14 @@ class Child:
         """Read the output and the tether's verdict to their ends; only then is the child known to have ended."""
         verdict = b""
         try:
-            async with asyncio.TaskGroup() as group:
-                reading = group.create_task(self._read_output(output))
-                if not (verdict := await reports.readline()):
-                    # The tether was killed before it could tell: its child must not outlive it.
-                    self._signal_group(signal.SIGKILL)
-                await asyncio.wait([reading], timeout=OUTPUT_LIMIT_S)
-                reading.cancel()
+            with alone():
+                async with asyncio.TaskGroup() as group:
+                    reading = group.create_task(self._read_output(output))
+                    if not (verdict := await reports.readline()):
+                        # The tether was killed before it could tell: its child must not outlive it.
+                        self._signal_group(signal.SIGKILL)
+                    await asyncio.wait([reading], timeout=OUTPUT_LIMIT_S)
+                    reading.cancel()
             await self._process.wait()
         finally:
             if not verdict:

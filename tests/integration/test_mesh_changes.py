@@ -135,6 +135,21 @@ def is_restarted(report: StatusReport) -> bool:
     return agent is not None and agent.workers[0].restarts == 1 and agent.workers[0].last_exit == "killed by SIGKILL"
 
 
+async def test_a_node_that_comes_later_takes_its_share_once_nobody_asks(build: Build, smollm2: Path) -> None:
+    async with whole_mesh.ready(build, smollm2, nodes=1) as mesh:
+        await mesh.join("node-2")
+        await mesh.run_node("node-2")
+
+        report = await until_report(mesh, lambda seen: seen.ready and "node-2" in holders(seen), "layers on node-2")
+
+        assert holders(report) == {"node-1", "node-2"}
+        assert "Paris" in (await whole_mesh.answer(whole_mesh.endpoint(mesh), whole_mesh.FRANCE)).text
+
+
+def holders(report: StatusReport) -> set[str]:
+    return {part.node for part in report.model.placement if part.layers and part.node}
+
+
 async def test_a_lost_node_is_named_and_the_mesh_says_that_it_waits(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2) as mesh:
         gone = mesh.processes.pop("node-2")

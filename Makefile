@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format bench clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ lint: $(STAMP) ## ruff, and mypy for Linux and macOS
 format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RPC
+	@$(BIN)/rpcmesh bench tunnel
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

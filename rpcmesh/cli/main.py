@@ -9,7 +9,7 @@ import traceback
 import click
 
 from rpcmesh import __version__, disk
-from rpcmesh.cli import build, chat, connect, demo, init, join, key, model, node, serve, status, token
+from rpcmesh.cli import bench, build, chat, connect, demo, init, join, key, model, node, serve, status, token
 from rpcmesh.cli.output import print_error
 from rpcmesh.errors import RpcmeshError
 
@@ -34,7 +34,7 @@ def cli() -> None:
 
 for verb in (demo.demo, build.build, init.init, serve.serve, status.status, chat.chat, connect.connect, join.join):
     cli.add_command(verb)
-for group in (token.token, node.node, key.key, model.model):
+for group in (token.token, node.node, key.key, model.model, bench.bench):
     cli.add_command(group)
 
 

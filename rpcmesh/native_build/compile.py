@@ -86,6 +86,26 @@ def build(*, cache: Path, native: Path, backend: Backend, llama: Path | None, pr
     return open_build(finished)
 
 
+def stock(*, cache: Path, native: Path, backend: Backend, progress: Progress) -> Path:
+    """The libraries of the pinned source with upstream's own RPC transport: the rival in benchmarks.
+
+    Returns a folder like a build's ``bin``, in which the RPC backend alone is another. It has no manifest and is never
+    used to serve.
+    """
+    ours = build(cache=cache, native=native, backend=backend, llama=None, progress=progress)
+    plan = _plan(source.pinned(cache), native, choose_backend(backend))
+    place = cache / "bench" / plan.key
+    work = cache / "work" / plan.work_key
+    with _locked(cache / "builds" / f"{plan.work_key}.lock", progress):
+        command = ["cmake", "--build", str(work / "objects"), "--target", "ggml-rpc-stock"]
+        with (work / "stock.log").open("w", encoding="utf-8") as out:
+            _run(command, out.write, work / "stock.log", lambda done: progress("compile", done))
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(ours.lib_dir, place, symlinks=True, ignore=shutil.ignore_patterns("libggml-rpc.*", TUNNEL))
+        shutil.copytree(work / "objects" / "stock", place, symlinks=True, dirs_exist_ok=True)
+    return place
+
+
 def choose_backend(asked: Backend) -> Backend:
     """``auto`` is metal on macOS, cuda where nvcc is found, else cpu."""
     if asked != "auto":

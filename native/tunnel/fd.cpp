@@ -250,7 +250,7 @@ void tune_tcp(int fd, int silence_s) {
 #endif
 }
 
-bool is_silent(int fd, int silence_ms) {
+bool Silence::look(int fd, TimePoint now) {
 #ifdef __linux__
     // Not TCP_USER_TIMEOUT: it also ends connections whose peer is alive but has a full window, as a busy worker's has.
     tcp_info  seen   = {};
@@ -258,12 +258,25 @@ bool is_silent(int fd, int silence_ms) {
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &seen, &length) != 0) {
         return false;
     }
-    return seen.tcpi_unacked > 0 && static_cast<int64_t>(seen.tcpi_last_ack_recv) >= silence_ms;
+    if (seen.tcpi_unacked > 0 && seen.tcpi_last_ack_recv >= limit_.count()) {
+        return true;
+    }
+    // With a full window nothing is in flight; the kernel asks at growing distances whether it has opened. These are the
+    // questions since the last answer. When that came says nothing here: it may be long ago because nobody asked.
+    if (seen.tcpi_probes == 0) {
+        asked_ = false;
+    } else if (!asked_) {
+        asked_       = true;
+        asked_since_ = now;
+    }
+    return asked_ && now - asked_since_ >= limit_;
 #else
     // macOS ends the connection by itself: see TCP_RXT_CONNDROPTIME above.
     (void) fd;
-    (void) silence_ms;
-    return false;
+    (void) now;
+    (void) limit_;
+    (void) asked_since_;
+    return asked_;
 #endif
 }
 

@@ -67,9 +67,21 @@ Fd accept_from(int listener, std::string & from);
 
 // No delay, and keepalive that notices a vanished idle peer within `silence_s` seconds.
 void tune_tcp(int fd, int silence_s);
-// Whether sent bytes have stayed unacknowledged for `silence_ms`: the peer has vanished.
-// A full receive window is no silence: its probes are answered, and nothing is unacknowledged then.
-bool is_silent(int fd, int silence_ms);
+
+// Notices that the peer of one TCP connection has vanished while something is to be sent to it. With nothing to send,
+// keepalive does. A full receive window is no silence: a peer that lives answers the kernel's questions about it.
+class Silence {
+public:
+    explicit Silence(int limit_ms) : limit_(limit_ms) {}
+
+    // To be called now and again. True once the peer has left what was sent, or asked, without an answer for the limit.
+    bool look(int fd, TimePoint now);
+
+private:
+    const std::chrono::milliseconds limit_;
+    bool                            asked_ = false;
+    TimePoint                       asked_since_;
+};
 
 // recv and send without SIGPIPE. Like the system calls: -1 with errno.
 ssize_t receive_some(int fd, void * data, size_t size);

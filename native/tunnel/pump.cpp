@@ -181,7 +181,7 @@ public:
         near_(near),
         inspection_(inspection),
         session_(session),
-        silence_ms_(silence_ms) {}
+        silence_(silence_ms) {}
 
     Reason run(const Early & early) {
         inward_.preload(early);
@@ -268,29 +268,35 @@ private:
         const bool    far_writes  = far_.has_unsent() || outward_.passed() > 0;
         const bool    near_writes = near_.has_unsent() || inward_.passed() > 0;
         pollfd        watched[3]  = {
-            { far_.fd(), events(inward_.can_read() && !far_.read_ended(), far_writes), 0 },
-            { near_.fd(), events(outward_.can_read() && !far_.has_unsent() && !near_.read_ended(), near_writes), 0 },
+            watch(far_, far_hung_up_, inward_.can_read() && !far_.read_ended(), far_writes),
+            watch(near_, near_hung_up_, outward_.can_read() && !far_.has_unsent() && !near_.read_ended(), near_writes),
             { session_.wake.read.get(), POLLIN, 0 },
         };
         const int ready = poll(watched, 3, SILENCE_CHECK_MS);
-        if (ready == 0) {
-            return is_silent(far_.fd(), silence_ms_) ? Reason::peer_silent : Reason::none;
+        // By the clock: a local end that talks all the time would keep poll from ever timing out.
+        const TimePoint now = Clock::now();
+        if (now >= next_look_) {
+            next_look_ = now + std::chrono::milliseconds(SILENCE_CHECK_MS);
+            if (silence_.look(far_.fd(), now)) {
+                return Reason::peer_silent;
+            }
         }
-        if (ready < 0) {
+        if (ready <= 0) {
             return Reason::none;
         }
         if (watched[2].revents != 0) {
             return session_.cut_reason;
         }
-        far_ready_  = far_ready_ || (watched[0].revents & ~POLLOUT) != 0;
-        near_ready_ = near_ready_ || (watched[1].revents & ~POLLOUT) != 0;
+        far_hung_up_  = far_hung_up_ || (watched[0].revents & POLLHUP) != 0;
+        near_hung_up_ = near_hung_up_ || (watched[1].revents & POLLHUP) != 0;
+        far_ready_    = far_ready_ || (watched[0].revents & ~POLLOUT) != 0;
+        near_ready_   = near_ready_ || (watched[1].revents & ~POLLOUT) != 0;
         if ((watched[0].revents & POLLOUT) != 0) {
             far_.flush();
         }
         if ((watched[1].revents & POLLOUT) != 0) {
             near_.flush();
         }
-        // An end that hung up while nothing is wanted from it would make poll return for ever.
         if ((watched[0].revents & (POLLERR | POLLNVAL)) != 0) {
             return Reason::peer_closed;
         }
@@ -306,20 +312,25 @@ private:
         return Reason::none;
     }
 
-    static short events(bool reads, bool writes) {
-        return static_cast<short>((reads ? POLLIN : 0) | (writes ? POLLOUT : 0));
+    // An end that hung up makes poll return at once, also when its last bytes cannot be read yet: it is left out then.
+    static pollfd watch(const End & end, bool hung_up, bool reads, bool writes) {
+        const auto events = static_cast<short>((reads ? POLLIN : 0) | (writes ? POLLOUT : 0));
+        return { hung_up && events == 0 && !end.read_ended() ? -1 : end.fd(), events, 0 };
     }
 
     End &        far_;
     End &        near_;
     Inspection * inspection_;
     Session &    session_;
-    const int    silence_ms_;
+    Silence      silence_;
+    TimePoint    next_look_ = Clock::now();
     Flow         inward_;
     Flow         outward_;
     // Ciphertext may lie in the TLS stream already, so both ends are tried once before the first wait.
-    bool         far_ready_  = true;
-    bool         near_ready_ = true;
+    bool         far_ready_    = true;
+    bool         near_ready_   = true;
+    bool         far_hung_up_  = false;
+    bool         near_hung_up_ = false;
 };
 
 }  // namespace

@@ -64,7 +64,7 @@ bool Registry::make_room(size_t limit) {
     return false;
 }
 
-void Registry::established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
+bool Registry::established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
                            const std::string & tls_version, const std::string & cipher) {
     const std::lock_guard<std::mutex> lock(mutex_);
     session.route       = route;
@@ -74,10 +74,12 @@ void Registry::established(Session & session, const std::string & route, const s
     session.cipher      = cipher;
     session.established = true;
     ++established_;
+    failing_routes_.erase(route);
     const Reason reason = why_cut_ ? why_cut_(session) : Reason::none;
     if (reason != Reason::none) {
         session.cut(reason);
     }
+    return session.cut_reason == Reason::none;
 }
 
 void Registry::close(const std::shared_ptr<Session> & session) {
@@ -88,9 +90,12 @@ void Registry::close(const std::shared_ptr<Session> & session) {
     changed_.notify_all();
 }
 
-void Registry::count_handshake_failure(Reason reason) {
+void Registry::count_handshake_failure(Reason reason, const std::string & route) {
     const std::lock_guard<std::mutex> lock(mutex_);
     ++handshake_failures_[name_of(reason)];
+    if (!route.empty()) {
+        failing_routes_[route] = reason;
+    }
 }
 
 void Registry::count_refused(Reason reason) {
@@ -158,6 +163,11 @@ void Registry::write_sessions(Json & json) {
             .close_object();
     }
     json.close_array();
+    json.key("failing_routes").open_object();
+    for (const auto & [route, reason] : failing_routes_) {
+        json.field(route, name_of(reason));
+    }
+    json.close_object();
 }
 
 void Registry::write_totals(Json & json) {

@@ -45,11 +45,13 @@ public:
     // handshake is cut for a newer one, so that strangers who connect and say nothing cannot keep the coordinator out.
     std::shared_ptr<Session> open(const std::string & remote, size_t limit);
     // The handshake is over: the session is now shown in status, and the rule of the last cut_if holds for it too.
-    void established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
+    // False if it is cut already, and then not one of its bytes may be passed on.
+    bool established(Session & session, const std::string & route, const std::string & peer, const std::string & serial,
                      const std::string & tls_version, const std::string & cipher);
     void close(const std::shared_ptr<Session> & session);
 
-    void count_handshake_failure(Reason reason);
+    // `route` is known in egress only: there the last failure of each route is kept until it works again.
+    void count_handshake_failure(Reason reason, const std::string & route);
     void count_refused(Reason reason);
 
     // Cuts the established sessions for which `why` gives a reason, now and as they come: a handshake that began before
@@ -79,6 +81,7 @@ private:
     uint64_t                                      bytes_in_    = 0;
     uint64_t                                      bytes_out_   = 0;
     std::map<std::string, uint64_t>               handshake_failures_;
+    std::map<std::string, Reason>                 failing_routes_;
     std::map<std::string, uint64_t>               refused_;
 };
 

@@ -1,5 +1,6 @@
 #include "routes.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "fd.h"
@@ -9,6 +10,8 @@ namespace rpcmesh {
 namespace {
 
 constexpr size_t ALPN_MAX = 255;
+// sockaddr_un.sun_path has 104 bytes on macOS, its NUL among them; a path that is too long would be found out at the first connection.
+constexpr size_t SOCKET_PATH_MAX = 103;
 
 std::vector<std::string> words_of(const std::string & line) {
     std::istringstream       stream(line);
@@ -28,6 +31,11 @@ std::string stem_of(const std::string & path) {
     return name;
 }
 
+// A NUL would end the socket's path early, and no other control byte belongs there either.
+bool has_control_byte(const std::string & word) {
+    return std::any_of(word.begin(), word.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; });
+}
+
 const char * problem_of(const Route & route, Mode mode) {
     std::string host;
     std::string port;
@@ -36,6 +44,9 @@ const char * problem_of(const Route & route, Mode mode) {
     }
     if (route.unix_path.front() != '/') {
         return "the socket's path must be absolute";
+    }
+    if (route.unix_path.size() > SOCKET_PATH_MAX) {
+        return "the socket's path must have at most 103 bytes";
     }
     if (route.peer.rfind("spiffe://", 0) != 0) {
         return "the peer must be a spiffe:// URI";
@@ -61,7 +72,9 @@ Routes parse_routes(Mode mode, const std::string & text, std::string & error) {
         }
         const char * problem = nullptr;
         Route        route;
-        if (words.size() != fields) {
+        if (std::any_of(words.begin(), words.end(), has_control_byte)) {
+            problem = "a control byte has no place in a route";
+        } else if (words.size() != fields) {
             problem = mode == Mode::ingress ? "want ALPN PATH PEER" : "want PATH HOST:PORT ALPN PEER";
         } else if (mode == Mode::ingress) {
             route = { words[0], words[0], words[1], words[2], "" };

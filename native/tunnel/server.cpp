@@ -76,9 +76,9 @@ private:
 };
 
 // Throws std::system_error when the machine has no thread left.
-template <typename Body> void start_thread(Body body) {
+template <typename Body> std::thread start_thread(Body body) {
     const SignalsBlocked blocked;
-    std::thread(std::move(body)).detach();
+    return std::thread(std::move(body));
 }
 
 Fd open_spare() {
@@ -105,16 +105,14 @@ int Server::run() {
     std::string error;
     int         status = EXIT_BAD_SETTINGS;
     if (!start(error, status)) {
+        close_listeners();
         log_line("error", "cannot_start", [&](Json & line) { line.field("reason", error); });
         return status;
     }
     loop(signals.read.get());
-    network_.reset();
-    for (const auto & [name, listener] : local_) {
-        unlink(settings_->routes.at(name).unix_path.c_str());
-    }
-    local_.clear();
+    close_listeners();
     registry_.cut_all_and_wait();
+    join(true);
     if (status_.valid()) {
         unlink(options_.status.c_str());
     }
@@ -221,6 +219,14 @@ bool Server::open_egress_listeners(const Routes & routes, std::string & error) {
     return true;
 }
 
+void Server::close_listeners() {
+    network_.reset();
+    for (const auto & [name, listener] : local_) {
+        unlink(settings_->routes.at(name).unix_path.c_str());
+    }
+    local_.clear();
+}
+
 void Server::reload() {
     std::string error;
     const auto  fresh = load(error);
@@ -257,6 +263,7 @@ void Server::loop(int signal_fd) {
         if (poll(watched.data(), static_cast<nfds_t>(watched.size()), -1) < 0) {
             continue;
         }
+        join(false);
         if (watched[1].revents != 0) {
             answer_status();
         }
@@ -278,11 +285,28 @@ void Server::loop(int signal_fd) {
     }
 }
 
+// Those that are done, which takes no time; or all of them.
+void Server::join(bool all) {
+    for (auto it = running_.begin(); it != running_.end();) {
+        if (all || *it->done) {
+            it->thread.join();
+            it = running_.erase(it);
+        } else {
+            ++it;
+        }
+    }
+}
+
 // On a thread of its own. A machine that is out of threads refuses one connection, not all of them.
 void Server::serve(const std::shared_ptr<Session> & session, Incoming incoming, std::function<void(Incoming)> body) {
-    auto handed_over = std::make_shared<Incoming>(std::move(incoming));
+    const auto handed_over = std::make_shared<Incoming>(std::move(incoming));
+    const auto done        = std::make_shared<std::atomic<bool>>(false);
     try {
-        start_thread([handed_over, body = std::move(body)] { body(std::move(*handed_over)); });
+        std::thread thread = start_thread([handed_over, done, body = std::move(body)] {
+            body(std::move(*handed_over));
+            *done = true;
+        });
+        running_.push_back({ std::move(thread), done });
     } catch (const std::system_error & error) {
         registry_.close(session);
         registry_.count_refused(Reason::too_many_connections);

@@ -82,11 +82,11 @@ void log_closed(const Session & session, Reason reason) {
 }
 
 // A handshake that failed, or a peer that is not who the route wants.
-void fail_handshake(Registry & registry, const Session & session, Reason reason) {
+void fail_handshake(Registry & registry, const Session & session, Reason reason, const std::string & route = "") {
     if (reason == Reason::stopping) {
         reason = session.cut_reason;
     }
-    registry.count_handshake_failure(reason);
+    registry.count_handshake_failure(reason, route);
     log_session("warning", "handshake_failed", session, reason);
 }
 
@@ -206,7 +206,9 @@ void serve_ingress(const Options & options, Registry & registry, Incoming incomi
     if (tls->peer_uri() != route.peer) {
         return fail_handshake(registry, session, Reason::wrong_identity);
     }
-    registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher());
+    if (!registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher())) {
+        return refuse(registry, session, session.cut_reason);
+    }
 
     Early                       early;
     std::unique_ptr<Inspection> inspection;
@@ -240,21 +242,23 @@ void serve_egress(const Options & options, Registry & registry, Incoming incomin
     Fd              fd   = connect_tcp(route.address, now + std::chrono::seconds(CONNECT_TIMEOUT_S), wake);
     session.remote       = route.address;
     if (!fd.valid()) {
-        return fail_handshake(registry, session, Reason::peer_unreachable);
+        return fail_handshake(registry, session, Reason::peer_unreachable, route.name);
     }
     tune_tcp(fd.get(), options.silence_timeout_s);
     auto         tls    = std::make_unique<TlsStream>(*incoming.settings->identity, false, route.alpn);
     const Reason failed = shake_hands(fd.get(), *tls, wake, now + std::chrono::seconds(options.handshake_timeout_s));
     if (failed != Reason::none) {
-        return fail_handshake(registry, session, failed);
+        return fail_handshake(registry, session, failed, route.name);
     }
     if (tls->peer_uri() != route.peer) {
-        return fail_handshake(registry, session, Reason::wrong_identity);
+        return fail_handshake(registry, session, Reason::wrong_identity, route.name);
     }
     if (tls->alpn() != route.alpn) {
-        return fail_handshake(registry, session, Reason::unknown_alpn);
+        return fail_handshake(registry, session, Reason::unknown_alpn, route.name);
     }
-    registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher());
+    if (!registry.established(session, route.name, route.peer, tls->peer_serial(), tls->version(), tls->cipher())) {
+        return refuse(registry, session, session.cut_reason);
+    }
     log_opened(session);
     End far(std::move(fd), std::move(tls));
     End near(std::move(incoming.fd));

@@ -334,30 +334,37 @@ std::string TlsStream::alpn() const {
     return std::string(reinterpret_cast<const char *>(data), length);
 }
 
+// OpenSSL's queue may hold the crypto library's complaint before TLS's own, and a general one of TLS behind it.
 Reason TlsStream::classify(bool handshaking) const {
-    const unsigned long code   = ERR_peek_error();
-    const int           reason = ERR_GET_REASON(code);
-    if (ERR_GET_LIB(code) == ERR_LIB_SSL) {
-        if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
-            const long verdict = SSL_get_verify_result(ssl_.get());
-            for (const VerifyReason & row : verify_reasons) {
-                if (row.code == verdict) {
-                    return row.reason;
-                }
-            }
-            return Reason::certificate_invalid;
-        }
-        for (const ProtocolReason & row : protocol_reasons) {
-            if (row.code == reason) {
-                return row.reason;
-            }
-        }
-        // Codes above this offset are alerts that the peer sent.
-        if (reason >= SSL_AD_REASON_OFFSET) {
-            return Reason::refused_by_peer;
+    while (const unsigned long code = ERR_get_error()) {
+        const Reason reason = ERR_GET_LIB(code) == ERR_LIB_SSL ? reason_of(ERR_GET_REASON(code)) : Reason::none;
+        if (reason != Reason::none) {
+            ERR_clear_error();
+            return reason;
         }
     }
     return handshaking ? Reason::handshake_broken : Reason::peer_closed;
+}
+
+// `none` if `code` says too little.
+Reason TlsStream::reason_of(int code) const {
+    if (code == SSL_R_CERTIFICATE_VERIFY_FAILED) {
+        const long verdict = SSL_get_verify_result(ssl_.get());
+        for (const VerifyReason & row : verify_reasons) {
+            if (row.code == verdict) {
+                return row.reason;
+            }
+        }
+        return Reason::certificate_invalid;
+    }
+    for (const ProtocolReason & row : protocol_reasons) {
+        if (row.code == code) {
+            return row.reason;
+        }
+    }
+    // Alerts that the peer sent: one byte above this offset.
+    const bool alert = code >= SSL_AD_REASON_OFFSET && code <= SSL_AD_REASON_OFFSET + 255;
+    return alert ? Reason::refused_by_peer : Reason::none;
 }
 
 }  // namespace rpcmesh

@@ -71,6 +71,7 @@ public:
 
 private:
     Reason classify(bool handshaking) const;
+    Reason reason_of(int code) const;
 
     Openssl<SSL> ssl_;
     BIO *        in_;   // owned by ssl_

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from rpcmesh import native_build, paths
-from rpcmesh.bench import decode
+from rpcmesh.bench import decode, link
 from rpcmesh.bench.rounds import Comparison
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
@@ -17,6 +17,15 @@ from rpcmesh.cli.demo import MODEL
 from rpcmesh.cli.output import out, print_table
 from rpcmesh.cli.running import run, stopped_early
 from rpcmesh.models import catalog
+
+PINGS = 2000
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What ``--json`` writes."""
+
+    compared: tuple[Comparison, ...]
+    round_trip: link.RoundTrip
 
 
 @click.group()
@@ -31,9 +40,10 @@ def bench() -> None:
     "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here too."
 )
 def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
-    """Decode through mutual TLS, and through llama.cpp's own RPC in plaintext.
+    """Decode, push bytes and ping through mutual TLS, beside what has none.
 
-    Both split SmolLM2 over two workers on this machine, with one thread each.
+    Decoding: SmolLM2 split over two workers on this machine, one thread each, through the mesh and over llama.cpp's own
+    plaintext RPC. Bytes and pings: through both tunnels, beside bare encryption and a bare Unix socket.
     """
     built = open_or_build("auto", None)
     with progress.task("rival build") as report:
@@ -45,22 +55,34 @@ def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="rpcmesh-bench-") as scratch:
 
         async def measure() -> None:
-            home = paths.Home(Path(scratch) / "home")
-            found = await decode.compare(home, built, stock, model, tokens=tokens, repeats=rounds)
-            _show([found], json_file)
+            compared = [
+                await decode.compare(
+                    paths.Home(Path(scratch) / "mesh"), built, stock, model, tokens=tokens, repeats=rounds
+                )
+            ]
+            async with link.running(paths.Home(Path(scratch) / "link"), built) as both:
+                if (pushed := await link.bulk(both, repeats=rounds)) is not None:
+                    compared.append(pushed)
+                pinged = await link.round_trip(both, pings=PINGS, repeats=rounds)
+            _show(Figures(compared=tuple(compared), round_trip=pinged), json_file)
 
         run(stopped_early(measure()))
 
 
-def _show(found: list[Comparison], json_file: Path | None) -> None:
+def _show(figures: Figures, json_file: Path | None) -> None:
     print_table(
         ("WHAT", "RPCMESH", "RIVAL", "RATIO", "RIVAL IS"),
         [
-            (one.what, f"{one.ours:.1f} {one.unit}", f"{one.rival:.1f} {one.unit}", f"{one.ratio:.2f}", one.rival_name)
-            for one in found
+            (one.what, f"{one.ours:.2f} {one.unit}", f"{one.rival:.2f} {one.unit}", f"{one.ratio:.2f}", one.rival_name)
+            for one in figures.compared
         ],
         empty="",
     )
+    trip = figures.round_trip
+    out.print(
+        f"round trip of 64 bytes: {trip.tunnel_p50_us:.0f} us P50, {trip.tunnel_p99_us:.0f} us P99; "
+        f"{trip.added_p50_us:.0f} and {trip.added_p99_us:.0f} us more than over a bare Unix socket"
+    )
     if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
         out.print(f"written: {json_file}")

@@ -1,0 +1,329 @@
+"""The cluster is nothing but its events, folded in order. What a revoked node still says changes nothing."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rpcmesh.coordinator import state
+from rpcmesh.coordinator.state import (
+    Cluster,
+    Event,
+    LinksSeen,
+    Model,
+    ModelFailed,
+    ModelLoaded,
+    ModelLoading,
+    ModelLost,
+    ModelState,
+    ModelWanted,
+    Node,
+    NodeAnswered,
+    NodeJoined,
+    NodeRefused,
+    NodeRevoked,
+    NodeState,
+    NodeUnreachable,
+)
+from rpcmesh.engine.messages import DeviceLayers, LoadedModel
+from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
+
+LOADED = LoadedModel(
+    name="tiny",
+    n_layer=2,
+    n_ctx=512,
+    n_vocab=100,
+    n_params=1000,
+    size_bytes=4000,
+    has_chat_template=True,
+    placement=(),
+    load_s=0.5,
+    first_token_ms=12.0,
+)
+
+
+def agent(name: str, **workers: str) -> AgentStatus:
+    """What node ``name`` says, with ``worker=state`` for each worker."""
+    return AgentStatus(
+        name=name,
+        mesh="m",
+        version="1",
+        build_id="b",
+        backend="cpu",
+        os="Linux",
+        arch="x86_64",
+        uptime_s=1.0,
+        memory_total_bytes=2,
+        memory_available_bytes=1,
+        load_1min=0.0,
+        workers=tuple(WorkerStatus(worker, is_now, 1, 0, "", 0) for worker, is_now in workers.items()),
+        certificate=CertificateStatus(uri=f"spiffe://m/node/{name}", serial="01", not_before=0.0, not_after=1.0),
+        crl_number=1,
+        tunnel_state="ready",
+    )
+
+
+A_SAYS = agent("a", w0="ready")
+A_UNSEEN = Node("a", "10.0.0.1:7443")
+A_UP = Node("a", "10.0.0.1:7443", NodeState.UP, "", A_SAYS)
+A_DOWN = Node("a", "10.0.0.1:7443", NodeState.DOWN, "no answer", A_SAYS)
+A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
+LOADING = Model("tiny", ModelState.LOADING, progress=0.5)
+READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED)
+
+
+def cluster(*nodes: Node, model: Model | None = None) -> Cluster:
+    return Cluster(nodes={node.name: node for node in nodes}, model=model or Model())
+
+
+def fold(before: Cluster, *events: Event) -> Cluster:
+    for event in events:
+        before = state.apply(before, event)
+    return before
+
+
+NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
+    ("joins", None, [NodeJoined("a", "10.0.0.1:7443")], A_UNSEEN),
+    ("joins again elsewhere", A_UP, [NodeJoined("a", "10.0.0.9:7443")], Node("a", "10.0.0.9:7443")),
+    ("answers", A_UNSEEN, [NodeAnswered("a", A_SAYS)], A_UP),
+    ("answers again", A_DOWN, [NodeAnswered("a", A_SAYS)], A_UP),
+    ("is lost, its last word kept", A_UP, [NodeUnreachable("a", "no answer")], A_DOWN),
+    (
+        "was never reached",
+        A_UNSEEN,
+        [NodeUnreachable("a", "timed out")],
+        Node("a", "10.0.0.1:7443", NodeState.DOWN, "timed out"),
+    ),
+    (
+        "must not be used",
+        A_UP,
+        [NodeRefused("a", A_SAYS, "another build")],
+        Node("a", "10.0.0.1:7443", NodeState.DOWN, "another build", A_SAYS),
+    ),
+    ("is revoked", A_UP, [NodeRevoked("a")], A_REVOKED),
+    ("is revoked twice", A_UP, [NodeRevoked("a"), NodeRevoked("a")], A_REVOKED),
+    ("answers late", A_REVOKED, [NodeAnswered("a", A_SAYS)], A_REVOKED),
+    ("fails late", A_REVOKED, [NodeUnreachable("a", "no answer")], A_REVOKED),
+    ("is refused late", A_REVOKED, [NodeRefused("a", A_SAYS, "another build")], A_REVOKED),
+    ("comes back by joining anew", A_REVOKED, [NodeJoined("a", "10.0.0.1:7443")], A_UNSEEN),
+    ("never joined, answers", None, [NodeAnswered("a", A_SAYS)], None),
+    ("never joined, is lost", None, [NodeUnreachable("a", "no answer")], None),
+    ("never joined, is revoked", None, [NodeRevoked("a")], None),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "events", "after"), [step[1:] for step in NODE_STEPS], ids=[step[0] for step in NODE_STEPS]
+)
+def test_a_node(before: Node | None, events: list[Event], after: Node | None) -> None:
+    found = fold(cluster(*filter(None, [before])), *events)
+    assert found == cluster(*filter(None, [after]))
+
+
+MODEL_STEPS: list[tuple[str, Model, Event, Model]] = [
+    ("is wanted", Model(), ModelWanted("tiny"), Model("tiny", ModelState.WAITING)),
+    ("gives way to another", READY, ModelWanted("large"), Model("large", ModelState.WAITING)),
+    ("begins to load", Model("tiny", ModelState.WAITING, "lost"), ModelLoading(0.5), LOADING),
+    ("is loaded", LOADING, ModelLoaded(LOADED), READY),
+    ("fails", LOADING, ModelFailed("no memory"), Model("tiny", ModelState.FAILED, "no memory")),
+    ("is lost while loading", LOADING, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
+    ("is lost while serving", READY, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "after"), [step[1:] for step in MODEL_STEPS], ids=[step[0] for step in MODEL_STEPS]
+)
+def test_a_model(before: Model, event: Event, after: Model) -> None:
+    assert fold(cluster(A_UP, model=before), event) == cluster(A_UP, model=after)
+
+
+PLACED = msgspec.structs.replace(
+    LOADED,
+    placement=(
+        DeviceLayers("a", "w0", "RPC0", (0,), output=False, weight_bytes=1),
+        DeviceLayers("b", "w0", "RPC1", (1,), output=True, weight_bytes=1),
+        DeviceLayers(None, None, "CPU", (), output=False, weight_bytes=1),
+    ),
+)
+SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED)
+LINKS = frozenset({"a.w0", "a.agent", "b.w0", "b.agent"})
+
+
+@pytest.mark.parametrize(
+    ("before", "seen"),
+    [
+        (SERVING, LinksSeen(PLACED, LINKS)),
+        # Of agents and guests no engine has need.
+        (SERVING, LinksSeen(PLACED, frozenset({"a.w0", "b.w0"}))),
+        # Looked at while another model was there, or none.
+        (SERVING, LinksSeen(None, frozenset())),
+        (SERVING, LinksSeen(LOADED, frozenset())),
+        (LOADING, LinksSeen(PLACED, frozenset())),
+        (Model(), LinksSeen(None, frozenset())),
+        # On the coordinator's own device alone.
+        (READY, LinksSeen(LOADED, frozenset())),
+    ],
+)
+def test_links_that_suffice_change_nothing(before: Model, seen: LinksSeen) -> None:
+    assert fold(cluster(model=before), seen) == cluster(model=before)
+
+
+@pytest.mark.parametrize("lost", ["a", "b"])
+def test_an_idle_engine_that_was_cut_off_from_a_worker_is_loaded_again(lost: str) -> None:
+    after = fold(cluster(model=SERVING), LinksSeen(PLACED, LINKS - {f"{lost}.w0"}))
+    reason = f"the connection to worker w0 of {lost} has ended"
+    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason))
+
+
+FAILED = Model("tiny", ModelState.FAILED, "no memory")
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "again"),
+    [
+        (A_UNSEEN, NodeAnswered("a", A_SAYS), True),
+        (A_DOWN, NodeAnswered("a", A_SAYS), True),
+        (Node("a", A_UP.address, NodeState.UP, "", agent("a", w0="starting")), NodeAnswered("a", A_SAYS), True),
+        (A_UP, NodeAnswered("a", A_SAYS), False),
+        (A_UP, NodeAnswered("a", agent("a", w0="failed")), False),
+        (A_UNSEEN, NodeAnswered("a", agent("a", guest="ready")), False),
+        (A_UP, NodeUnreachable("a", "no answer"), False),
+        (A_REVOKED, NodeAnswered("a", A_SAYS), False),
+    ],
+)
+def test_a_failed_load_is_tried_again_when_another_worker_comes_up(before: Node, event: Event, again: bool) -> None:
+    after = fold(cluster(before, model=FAILED), event).model
+    assert after == (Model("tiny", ModelState.WAITING, "no memory") if again else FAILED)
+
+
+def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:
+    other = Node("b", "10.0.0.2:7443", NodeState.DOWN, "no answer")
+    after = fold(cluster(A_UNSEEN, other, model=READY), NodeAnswered("a", A_SAYS))
+    assert after == cluster(A_UP, other, model=READY)
+
+
+def test_an_event_leaves_the_former_state_as_it_was() -> None:
+    before = cluster(A_UP)
+    fold(before, NodeRevoked("a"), NodeJoined("b", "10.0.0.2:7443"), ModelWanted("tiny"))
+    assert before == cluster(A_UP)
+
+
+def test_workers_come_in_the_order_of_their_nodes_whoever_joined_first() -> None:
+    joined = [NodeJoined(name, "10.0.0.1:7443") for name in ("c", "a", "b")]
+    answered = [NodeAnswered(name, agent(name, w0="ready")) for name in ("b", "c", "a")]
+    assert state.workers_in(fold(Cluster(), *joined, *answered)) == (("a", "w0"), ("b", "w0"), ("c", "w0"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "usable"),
+    [
+        ({"w0": "ready"}, ["w0"]),
+        ({"w0": "starting"}, []),
+        ({"w0": "failed"}, []),
+        ({"guest": "ready"}, []),
+        ({"guest": "ready", "w0": "ready"}, ["w0"]),
+        ({}, []),
+    ],
+)
+def test_only_a_ready_worker_that_is_no_guests_takes_layers(workers: dict[str, str], usable: list[str]) -> None:
+    up = fold(cluster(A_UNSEEN), NodeAnswered("a", agent("a", **workers)))
+    assert state.workers_in(up) == tuple(("a", name) for name in usable)
+
+
+@pytest.mark.parametrize("node", [A_UNSEEN, A_DOWN, A_REVOKED], ids=lambda node: node.state.value)
+def test_a_node_that_is_not_up_offers_no_worker(node: Node) -> None:
+    assert state.workers_in(cluster(node)) == ()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "all_heard"),
+    [([], True), ([A_UNSEEN], False), ([A_UP], True), ([A_DOWN], True), ([A_REVOKED], True)],
+    ids=["no node", "unseen", "up", "down", "revoked"],
+)
+def test_settled_once_every_node_was_heard_of(nodes: list[Node], all_heard: bool) -> None:
+    assert state.settled(cluster(*nodes)) is all_heard
+
+
+def test_one_silent_node_keeps_the_cluster_unsettled() -> None:
+    assert not state.settled(cluster(A_UP, Node("b", "10.0.0.2:7443")))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (cluster(), cluster(A_UNSEEN), ["node a is unseen"]),
+        (cluster(A_UNSEEN), cluster(A_UP), ["node a is up"]),
+        (cluster(A_UP), cluster(A_DOWN), ["node a is down: no answer"]),
+        (cluster(A_UP), cluster(A_REVOKED), ["node a is revoked: revoked"]),
+        (cluster(A_UP), cluster(Node("a", A_UP.address, NodeState.UP, "", agent("a", w0="lost"))), []),
+        (cluster(model=LOADING), cluster(model=Model("tiny", ModelState.LOADING, progress=0.9)), []),
+        (cluster(model=LOADING), cluster(model=READY), ["model tiny is ready"]),
+        (cluster(model=READY), cluster(model=Model("tiny", ModelState.FAILED, "gone")), ["model tiny is failed: gone"]),
+        (cluster(), cluster(), []),
+    ],
+)
+def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: Cluster, said: list[str]) -> None:
+    assert state.changes(before, after) == tuple(said)
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (Model(), "no_model"),
+        (Model("tiny", ModelState.WAITING), "waiting_for_workers"),
+        (LOADING, "loading"),
+        (READY, None),
+        (Model("tiny", ModelState.FAILED, "/home/of/admin is full"), "load_failed"),
+    ],
+)
+def test_a_stranger_learns_one_word(model: Model, word: str | None) -> None:
+    assert state.not_ready_reason(cluster(model=model)) == word
+
+
+NAMES = st.sampled_from("abc")
+AGENTS = st.builds(agent, NAMES, w0=st.sampled_from(["ready", "starting"]), guest=st.just("ready"))
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(NodeJoined, NAMES, st.just("10.0.0.1:7443")),
+    st.builds(NodeAnswered, NAMES, AGENTS),
+    st.builds(NodeUnreachable, NAMES, st.just("no answer")),
+    st.builds(NodeRefused, NAMES, AGENTS, st.just("another build")),
+    st.builds(NodeRevoked, NAMES),
+    st.builds(ModelWanted, st.just("tiny")),
+    st.builds(ModelLoading, st.floats(0, 1)),
+    st.builds(ModelLoaded, st.sampled_from([LOADED, PLACED])),
+    st.builds(ModelFailed, st.just("no memory")),
+    st.builds(ModelLost, st.just("a left")),
+    st.builds(LinksSeen, st.sampled_from([None, LOADED, PLACED]), st.frozensets(st.sampled_from(sorted(LINKS)))),
+)
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_whatever_happens_a_revoked_node_stays_out_until_it_joins_anew(events: list[Event]) -> None:
+    now, revoked = Cluster(), set[str]()
+    for event in events:
+        if isinstance(event, NodeRevoked) and event.name in now.nodes:
+            revoked.add(event.name)
+        elif isinstance(event, NodeJoined):
+            revoked.discard(event.name)
+        now = state.apply(now, event)
+        assert {name for name, node in now.nodes.items() if node.state is NodeState.REVOKED} == revoked
+        assert revoked.isdisjoint(node for node, _ in state.workers_in(now))
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_whatever_happens_layers_go_to_ready_workers_of_nodes_that_are_up(events: list[Event]) -> None:
+    now = fold(Cluster(), *events)
+    found = state.workers_in(now)
+    assert list(found) == sorted(found)
+    for name, worker in found:
+        assert now.nodes[name].state is NodeState.UP
+        assert worker == "w0"
+
+
+@given(st.lists(EVENTS, max_size=30))
+def test_whatever_happens_ready_means_a_loaded_model(events: list[Event]) -> None:
+    now = fold(Cluster(), *events)
+    assert (state.not_ready_reason(now) is None) == (now.model.loaded is not None)

@@ -35,9 +35,10 @@ def fetch(
     found = list(arrived.iterdir())
     if pip.returncode != 0 or len(found) != 1:
         disk.raise_if_full(said, scratch)
-        last = said.strip().splitlines()[-1:] or ["pip printed nothing"]
+        lines = said.strip().splitlines() or ["pip printed nothing"]
+        reason = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), lines[-1])
         raise RpcmeshError(
-            f"could not download {what}: {last[0]}", hint="check the connection to your package index, then try again"
+            f"could not download {what}: {reason}", hint="check the connection to your package index, then try again"
         )
     return found[0]
 

@@ -24,6 +24,7 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -202,25 +203,28 @@ void socket_t::update_caps(const uint8_t * /*remote_caps*/) {}
 namespace {
 
 // The listening descriptor, or -1 with errno set.
+// Made under another name and renamed: whoever sees the socket can connect to it. A stale one is replaced; it outlives
+// the worker that made it. Nothing but a socket ever is.
 int listen_unix(const char * path) {
-    sockaddr_un address;
-    if (!unix_address(path, address)) {
+    const std::string unfinished = std::string(path) + "~";
+    sockaddr_un       address;
+    struct stat       found;
+    if (!unix_address(unfinished.c_str(), address) || (lstat(path, &found) == 0 && !S_ISSOCK(found.st_mode))) {
         return -1;
     }
     const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     if (fd < 0) {
         return -1;
     }
-    // Only a socket is ever replaced: a stale one outlives the worker that made it.
-    struct stat found;
-    if (lstat(path, &found) == 0 && S_ISSOCK(found.st_mode)) {
-        unlink(path);
-    }
+    unlink(unfinished.c_str());
     // The mode is right from the file's birth on; nobody can connect in between.
     const mode_t before = umask(0177);
     const bool   bound  = bind(fd, reinterpret_cast<const sockaddr *>(&address), sizeof(address)) == 0;
     umask(before);
-    if (!bound || listen(fd, 1) != 0) {
+    if (!bound || listen(fd, 1) != 0 || rename(unfinished.c_str(), path) != 0) {
+        if (bound) {
+            unlink(unfinished.c_str());
+        }
         close(fd);
         return -1;
     }
@@ -278,6 +282,8 @@ socket_ptr socket_t::create_server(const char * host, int port) {
         setsockopt(candidate, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
         return bind(candidate, address->ai_addr, address->ai_addrlen) == 0 && listen(candidate, 1) == 0;
     });
+    // The server has just printed its devices, and into a pipe they would stay in its buffer until somebody connects.
+    std::fflush(stdout);
     return fd < 0 ? nullptr : socket_ptr(new socket_t(std::make_unique<impl>(fd, !is_path(host))));
 }
 

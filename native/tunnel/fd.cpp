@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <memory>
 
@@ -167,21 +168,32 @@ bool is_loopback(const std::string & address) {
     return IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) != 0;
 }
 
+// Made under another name and renamed: whoever sees the socket can connect to it.
 Fd listen_unix(const std::string & path) {
-    sockaddr_un address;
-    if (!unix_address(path, address)) {
+    const std::string unfinished = path + "~";
+    sockaddr_un       address;
+    struct stat       found;
+    if (!unix_address(unfinished, address)) {
+        return {};
+    }
+    if (lstat(path.c_str(), &found) == 0 && !S_ISSOCK(found.st_mode)) {
+        errno = EEXIST;
         return {};
     }
     Fd fd = new_socket(AF_UNIX);
-    // Only a socket is ever replaced: a stale one outlives the process that made it.
-    struct stat found;
-    if (lstat(path.c_str(), &found) == 0 && S_ISSOCK(found.st_mode)) {
-        unlink(path.c_str());
-    }
+    unlink(unfinished.c_str());
     const mode_t before = umask(0177);
     const bool   bound  = fd.valid() && bind(fd.get(), reinterpret_cast<const sockaddr *>(&address), sizeof(address)) == 0;
     umask(before);
-    return bound && listen(fd.get(), BACKLOG) == 0 ? std::move(fd) : Fd();
+    if (!bound || listen(fd.get(), BACKLOG) != 0 || rename(unfinished.c_str(), path.c_str()) != 0) {
+        const int saved = errno;
+        if (bound) {
+            unlink(unfinished.c_str());
+        }
+        errno = saved;
+        return {};
+    }
+    return fd;
 }
 
 Fd connect_unix(const std::string & path) {

@@ -53,7 +53,8 @@ Fd listen_tcp(const std::string & address);
 std::string bound_address(int fd);
 bool        is_loopback(const std::string & address);
 
-// A listening Unix socket of mode 0600 from its birth on; a stale one is replaced. Invalid with errno set on failure.
+// A listening Unix socket of mode 0600 from its birth on; a stale one is replaced, nothing else ever is. Invalid with
+// errno set on failure.
 Fd listen_unix(const std::string & path);
 // Connected within the kernel at once, or invalid.
 Fd connect_unix(const std::string & path);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <iterator>
 #include <utility>
 
 namespace rpcmesh {
@@ -95,6 +96,13 @@ void Registry::count_handshake_failure(Reason reason, const std::string & route)
     ++handshake_failures_[name_of(reason)];
     if (!route.empty()) {
         failing_routes_[route] = reason;
+    }
+}
+
+void Registry::forget_failures_but(const Routes & routes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto it = failing_routes_.begin(); it != failing_routes_.end();) {
+        it = routes.count(it->first) == 0 ? failing_routes_.erase(it) : std::next(it);
     }
 }
 

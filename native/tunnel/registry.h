@@ -13,6 +13,7 @@
 #include "fd.h"
 #include "json.h"
 #include "reason.h"
+#include "routes.h"
 
 namespace rpcmesh {
 
@@ -52,6 +53,8 @@ public:
 
     // `route` is known in egress only: there the last failure of each route is kept until it works again.
     void count_handshake_failure(Reason reason, const std::string & route);
+    // Drops the failures of routes that are no longer there.
+    void forget_failures_but(const Routes & routes);
     void count_refused(Reason reason);
 
     // Cuts the established sessions for which `why` gives a reason, now and as they come: a handshake that began before

@@ -238,6 +238,7 @@ void Server::reload() {
     settings_ = fresh;
     ++reloads_;
     last_reload_error_.clear();
+    registry_.forget_failures_but(fresh->routes);
     if (fresh->identity) {
         log_line("info", "reloaded", [&](Json & line) {
             line.field("crl_number", static_cast<uint64_t>(fresh->identity->crl_number)).field("not_after", fresh->identity->not_after);

@@ -86,7 +86,8 @@ void fail_handshake(Registry & registry, const Session & session, Reason reason,
     if (reason == Reason::stopping) {
         reason = session.cut_reason;
     }
-    registry.count_handshake_failure(reason, route);
+    // Cut by ourselves says nothing about the other side.
+    registry.count_handshake_failure(reason, session.cut_reason == Reason::none ? route : "");
     log_session("warning", "handshake_failed", session, reason);
 }
 

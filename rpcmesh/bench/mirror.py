@@ -1,4 +1,4 @@
-"""A Unix server for measuring. A connection's first byte says whether it is echoed or only counted. Runs as a process."""
+"""A Unix server for measuring: a connection's first byte says whether it is echoed or only counted."""
 
 from __future__ import annotations
 

@@ -45,12 +45,16 @@ async def _serve(home: paths.Home, built: Build, node: str, listen: str, stop: a
     try:
         await _want(agent, node)
         argv = command.loopback(built.tunnel, listen=listen, to=home.socket(f"{node}.{GUEST_WORKER}"))
-        async with (
-            child.running("connect", argv, env={}, on_line=lambda _: None) as tunnel,
-            asyncio.TaskGroup() as group,
-        ):
+        listening = asyncio.Event()
+
+        def on_line(line: str) -> None:
+            if command.says_listening(line):
+                listening.set()
+
+        async with child.running("connect", argv, env={}, on_line=on_line) as tunnel, asyncio.TaskGroup() as group:
             keeping = group.create_task(_keep(agent, node))
             watching = group.create_task(_watch(tunnel, listen))
+            await listening.wait()
             out.print(
                 f"a worker of {node} is at {listen}, for example: llama-bench --rpc {listen} -ngl 99 -m MODEL.gguf"
             )

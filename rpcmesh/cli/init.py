@@ -10,6 +10,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli import listening
 from rpcmesh.cli.output import out
 from rpcmesh.coordinator import founding
+from rpcmesh.demo.home import refuse_remains
 
 
 @click.command()
@@ -26,9 +27,11 @@ def init(name: str, listen: str | None) -> None:
 
     Creates the mesh's certificate authority, this coordinator's identity and the database, all below RPCMESH_HOME.
     """
+    home = paths.Home(paths.default_home())
+    refuse_remains(home)
     chosen = listening.choose(listen, config.GATEWAY_PORT)
     settings = config.Config(mesh=config.Mesh(name=name), coordinator=config.Coordinator(listen=chosen.listen))
-    made = founding.found(paths.Home(paths.default_home()), settings, time.time())
+    made = founding.found(home, settings, time.time())
     out.print(f"mesh {made.mesh} is founded in {made.home}")
     out.print(f"  endpoint   https://{chosen}")
     for other in chosen.others:

@@ -13,6 +13,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli import listening
 from rpcmesh.cli.build import configured
 from rpcmesh.cli.output import err, out
+from rpcmesh.demo.home import refuse_remains
 from rpcmesh.node import joining
 from rpcmesh.pki.files import write_private
 
@@ -31,6 +32,7 @@ def join(string: str, listen: str | None, name: str | None) -> None:
     The key is made here and never leaves this machine.
     """
     home = paths.Home(paths.default_home())
+    refuse_remains(home)
     settings = config.load(home.config)
     chosen = listening.choose(listen, config.TUNNEL_PORT)
     if string == "-":

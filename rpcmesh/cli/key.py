@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import click
 
 from rpcmesh import paths
+from rpcmesh.cli.duration import DURATION
 from rpcmesh.cli.output import err, out, print_json, print_table
-from rpcmesh.cli.token import duration_s
 from rpcmesh.coordinator import founding
 from rpcmesh.gateway import keys
 
@@ -22,12 +22,12 @@ def key() -> None:
 @key.command()
 @click.option("--name", default="", help="Who or what it is for.")
 @click.option("--models", default="", help="Comma-separated model names it may use. Default: all.")
-@click.option("--expires", metavar="DURATION", help="How long it is good for, for example 30d. Default: until revoked.")
+@click.option("--expires", type=DURATION, help="How long it is good for, for example 30d. Default: until revoked.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def create(name: str, models: str, expires: str | None, as_json: bool) -> None:
+def create(name: str, models: str, expires: float | None, as_json: bool) -> None:
     """Print a new API key. It is shown once: only its hash is kept."""
     now = time.time()
-    until = now + duration_s(expires) if expires else None
+    until = now + expires if expires is not None else None
     secret, made = keys.mint(name, now, until, tuple(part for part in models.split(",") if part))
     with founding.open_mesh(paths.Home(paths.default_home())) as mesh:
         mesh.store.add_key(made, founding.ACTOR, now)

@@ -20,9 +20,9 @@ def task(title: str) -> Iterator[Report]:
     """
     columns = (
         SpinnerColumn(finished_text="✓"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=32),
-        TextColumn("{task.fields[stage]}"),
+        TextColumn("{task.fields[stage]}", markup=False),
         TimeElapsedColumn(),
     )
     bar = Progress(*columns, console=err, transient=False)

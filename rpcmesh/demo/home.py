@@ -17,6 +17,15 @@ from rpcmesh.paths import Home, private_dir
 MARKER = ".rpcmesh-demo"
 
 
+def refuse_remains(home: Home) -> None:
+    """Keep a real mesh out of a directory that the next demo would empty."""
+    if (home.root / MARKER).exists():
+        raise RpcmeshError(
+            f"{str(home.root)!r} holds a demo, or what is left of one",
+            hint=f"rm -r {home.root}, or set RPCMESH_HOME to another directory",
+        )
+
+
 @contextlib.contextmanager
 def claimed(nodes: tuple[str, ...]) -> Iterator[Home]:
     """``RPCMESH_HOME`` if it is set, else a new temporary directory; removed with all that the demo put there.

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -94,15 +94,14 @@ def stock(*, cache: Path, native: Path, backend: Backend, progress: Progress) ->
     """
     ours = build(cache=cache, native=native, backend=backend, llama=None, progress=progress)
     plan = _plan(source.pinned(cache), native, choose_backend(backend))
-    place = cache / "bench" / plan.key
-    work = cache / "work" / plan.work_key
+    place, work = cache / "bench" / plan.key, cache / "work" / plan.work_key
     with _locked(cache / "builds" / f"{plan.work_key}.lock", progress):
-        command = ["cmake", "--build", str(work / "objects"), "--target", "ggml-rpc-stock"]
-        with (work / "stock.log").open("w", encoding="utf-8") as out:
-            _run(command, out.write, work / "stock.log", lambda done: progress("compile", done))
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(ours.lib_dir, place, symlinks=True, ignore=shutil.ignore_patterns("libggml-rpc.*", TUNNEL))
-        shutil.copytree(work / "objects" / "stock", place, symlinks=True, dirs_exist_ok=True)
+        if not place.is_dir():
+            _make(plan, work, ("ggml-rpc-stock",), progress)
+            with _whole(place) as scratch:
+                ignored = shutil.ignore_patterns("libggml-rpc.*", TUNNEL)
+                shutil.copytree(ours.lib_dir, scratch, symlinks=True, ignore=ignored, dirs_exist_ok=True)
+                shutil.copytree(work / "objects" / "stock", scratch, symlinks=True, dirs_exist_ok=True)
     return place
 
 
@@ -134,6 +133,12 @@ def _plan(tree: source.Source, native: Path, backend: Backend) -> Plan:
 
 
 def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None:
+    _make(plan, work, _TARGETS, progress)
+    _publish(plan, work / "objects" / "bin", finished)
+
+
+def _make(plan: Plan, work: Path, targets: Sequence[str], progress: Progress) -> None:
+    """Configure and compile ``targets`` in the object tree below ``work``."""
     work.mkdir(parents=True, exist_ok=True)
     # Compiled from a copy in a fixed place, so that the object tree serves every checkout and wheel of rpcmesh.
     _mirror(plan.native, work / "native")
@@ -143,13 +148,12 @@ def _compile(plan: Plan, work: Path, finished: Path, progress: Progress) -> None
     configure = ["cmake", "-S", str(work / "native"), "-B", str(work / "objects"), "-G", plan.generator]
     configure += [f"-DRPCMESH_LLAMA_SOURCE={plan.source.llama}", *plan.options]
     jobs = str(os.cpu_count() or 1)
-    compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *_TARGETS]
+    compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *targets]
     with log.open("w", encoding="utf-8") as out:
         progress("configure", 0.0)
         _run(configure, out.write, log, lambda _: None)
         progress("compile", 0.0)
         _run(compile_all, out.write, log, lambda done: progress("compile", done))
-    _publish(plan, work / "objects" / "bin", finished)
 
 
 def _run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
@@ -179,10 +183,7 @@ def _last_words(tail: list[str]) -> list[str]:
 
 
 def _publish(plan: Plan, built: Path, finished: Path) -> None:
-    """Copy beside the final place, hash, rename: a folder under the final name is always whole."""
-    finished.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=finished.parent, prefix=".unfinished-"))
-    try:
+    with _whole(finished) as scratch:
         target = scratch / "bin"
         target.mkdir()
         wanted = [
@@ -205,6 +206,15 @@ def _publish(plan: Plan, built: Path, finished: Path) -> None:
             files=files,
         )
         (scratch / FILE_NAME).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
+
+
+@contextlib.contextmanager
+def _whole(finished: Path) -> Iterator[Path]:
+    """A folder beside ``finished`` that takes its name at the end: what lies there under that name is always whole."""
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=finished.parent, prefix=".unfinished-"))
+    try:
+        yield scratch
         scratch.chmod(0o755)
         scratch.rename(finished)
     except OSError:

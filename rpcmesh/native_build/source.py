@@ -20,7 +20,7 @@ VERSION = "0.3.36"
 SIZE_BYTES = 76_589_250
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
-_NOT_COMPILED = {".git", "tests", "fuzz"}
+_NOT_COMPILED = {"tests", "fuzz"}
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -54,8 +54,9 @@ def tree_digest(root: Path) -> str:
     """SHA-256 over the names and bytes of the files below ``root`` that end up in a binary."""
     total = hashlib.sha256()
     for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in _NOT_COMPILED and not name.startswith("build"))
-        for name in sorted(files):
+        names[:] = sorted(name for name in names if name not in _NOT_COMPILED and not name.startswith(("build", ".")))
+        # Hidden files are the desktop's and the editor's: they must not make two machines disagree.
+        for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(folder) / name
             if path.is_symlink() or not path.is_file():
                 continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from rpcmesh.errors import RpcmeshError
 
 # The tunnel's exit status when its address is taken.
@@ -28,6 +30,18 @@ def address_in_use(listen: str) -> RpcmeshError:
         f"port {port} on {host} is in use",
         hint="find who has it: ss -ltnp (Linux) or lsof -nP -iTCP -sTCP:LISTEN (macOS); or choose another address",
     )
+
+
+class _LogLine(msgspec.Struct):
+    event: str
+
+
+def says_listening(line: str) -> bool:
+    """Whether this line of a tunnel's log says that it can be connected to."""
+    try:
+        return msgspec.json.decode(line, type=_LogLine).event == "listening"
+    except msgspec.DecodeError:
+        return False
 
 
 def _common(identity: Path, routes: Path, status: Path) -> tuple[str, ...]:

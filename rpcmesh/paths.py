@@ -12,8 +12,8 @@ import platformdirs
 
 from rpcmesh.errors import RpcmeshError
 
-# sockaddr_un.sun_path holds 104 bytes on macOS and 108 on Linux, the closing NUL among them. One more is kept for the "~"
-# of a socket that does not listen yet.
+# sockaddr_un.sun_path holds 104 bytes on macOS and 108 on Linux, the closing NUL among them. One more is kept for the
+# "~" of a socket that does not listen yet.
 SUN_PATH_MAX = 102
 LONGEST_SOCKET_NAME = 48
 

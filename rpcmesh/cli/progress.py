@@ -39,4 +39,5 @@ def task(title: str) -> Iterator[Report]:
         for task_id in shown:
             bar.update(task_id, completed=1.0, stage="")
     finally:
-        bar.stop()
+        if shown:
+            bar.stop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -44,11 +46,10 @@ def fetch(
 
 
 def _size_bytes(folder: Path) -> int:
-    """What pip has received by now. Its files come and go while we look."""
+    """What pip has received by now. Its files and folders come and go while we look, which ``os.walk`` passes over."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
     return total

@@ -10,8 +10,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+PIPE_COLUMNS = 1000
+
 # Names, addresses ("[fd00::1]:8443") and answers are printed as they are: neither markup nor ":emoji:" is looked for.
-out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+# A table folds to fit a terminal; in a pipe each of its rows is one line.
+out = Console(
+    highlight=False, soft_wrap=True, markup=False, emoji=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS
+)
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
@@ -50,5 +55,7 @@ def ago(seconds: float) -> str:
 
 
 def mebibytes(size_bytes: int) -> str:
-    """``98362432`` → ``94 MiB``; from 10 GiB on in GiB."""
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 10 * 2**30 else f"{size_bytes / 2**20:.0f} MiB"
+    """``98362432`` → ``94 MiB``; from 10 GiB on in GiB, below 1 MiB in KiB."""
+    if size_bytes >= 10 * 2**30:
+        return f"{size_bytes / 2**30:.1f} GiB"
+    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"

@@ -218,7 +218,7 @@ def test_a_time_span_is_one_unit_rounded_down(seconds: float, text: str) -> None
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(0, "0 MiB"), (98362432, "94 MiB"), (2**30, "1024 MiB"), (10 * 2**30, "10.0 GiB"), (75 * 2**30, "75.0 GiB")],
+    [(0, "0 KiB"), (2047, "2 KiB"), (2**20, "1 MiB"), (98362432, "94 MiB"), (2**30, "1024 MiB"), (10 * 2**30, "10.0 GiB"), (75 * 2**30, "75.0 GiB")],
 )
 def test_a_size(size_bytes: int, text: str) -> None:
     assert output.mebibytes(size_bytes) == text

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from rpcmesh.cli.output import err
 
+ALMOST = 0.999
+
 Report = Callable[[str, float], None]
 
 
@@ -32,7 +34,8 @@ def task(title: str) -> Iterator[Report]:
         if not shown:
             bar.start()
             shown.append(bar.add_task(title, total=1.0, stage=stage))
-        bar.update(shown[0], completed=fraction, stage=stage)
+        # A stage may end at 1; the whole is done when the block is left.
+        bar.update(shown[0], completed=min(fraction, ALMOST), stage=stage)
 
     try:
         yield report

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
+from rpcmesh.node import worker
 from rpcmesh.supervise.supervisor import Service, Supervisor
 
 # How long one request for it lasts; `rpcmesh connect` repeats it well within this time.
@@ -18,15 +20,17 @@ WANTED_S = 15.0
 class Guest:
     """:meth:`run` starts and stops the worker as :meth:`want` was called or not."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, socket: Path, wanted_s: float = WANTED_S) -> None:
         self._service = service
+        self._socket = socket
+        self._wanted_s = wanted_s
         self._until = 0.0
         self._changed = asyncio.Condition()
         self.supervisor: Supervisor | None = None
 
     async def want(self) -> None:
-        """Keep the worker for :data:`WANTED_S` more; returns once it is ready."""
-        self._until = time.monotonic() + WANTED_S
+        """Keep the worker for ``wanted_s`` more; returns once it is ready."""
+        self._until = time.monotonic() + self._wanted_s
         async with self._changed:
             self._changed.notify_all()
             await self._changed.wait_for(lambda: self.supervisor is not None)
@@ -41,7 +45,7 @@ class Guest:
                 self.supervisor = Supervisor(self._service)
                 self._changed.notify_all()
             async with asyncio.TaskGroup() as group:
-                running = group.create_task(self.supervisor.run())
+                running = group.create_task(worker.run(self.supervisor, self._socket))
                 while (left_s := self._until - time.monotonic()) > 0 and not running.done():
                     await asyncio.wait({running}, timeout=left_s)
                 running.cancel()

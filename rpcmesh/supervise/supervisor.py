@@ -102,6 +102,7 @@ class Supervisor:
                         await self._set(State.GIVEN_UP, pid=None, last_exit=str(ended))
                         return
         finally:
+            self._remove_socket()
             if self._snapshot.state is not State.GIVEN_UP:
                 self._update(state=State.STOPPED, pid=None)
 
@@ -118,9 +119,7 @@ class Supervisor:
     async def _run_once(self) -> child.Exit:
         service = self._service
         service.prepare()
-        if service.socket is not None:
-            # Left by a process that was killed; it would look ready.
-            service.socket.unlink(missing_ok=True)
+        self._remove_socket()
         await self._set(State.STARTING)
         async with self._running() as started:
             await self._set(State.STARTING, pid=started.pid)
@@ -132,6 +131,11 @@ class Supervisor:
         if fatal is not None:
             raise fatal
         return ended
+
+    def _remove_socket(self) -> None:
+        """Left by a process that was killed, it would look ready to the next one and to people."""
+        if self._service.socket is not None:
+            self._service.socket.unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[child.Child]:

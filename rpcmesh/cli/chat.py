@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from rpcmesh import config, paths
-from rpcmesh.cli.output import err, out
+from rpcmesh.cli.output import err, out, plain
 from rpcmesh.cli.status import fetch
 from rpcmesh.coordinator import founding
 from rpcmesh.demo import ask
@@ -48,7 +48,7 @@ def chat(
                     turns,
                     max_tokens=max_tokens,
                     temperature=temperature,
-                    on_text=lambda text: out.print(text, end=""),
+                    on_text=lambda text: out.print(plain(text), end=""),
                 )
             )
             out.print()

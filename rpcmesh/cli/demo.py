@@ -11,7 +11,7 @@ import msgspec
 from rpcmesh import config, paths
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
-from rpcmesh.cli.output import err, out, print_json, print_table
+from rpcmesh.cli.output import err, out, plain, print_json, print_table
 from rpcmesh.cli.running import run, stopped_early, until_interrupted
 from rpcmesh.cli.status import layer_range
 from rpcmesh.coordinator import founding
@@ -134,7 +134,7 @@ async def _ask(endpoint: ask.Endpoint, wishes: Wishes) -> ask.Answer:
 
     def show(text: str) -> None:
         if not wishes.as_json:
-            out.print(text, end="")
+            out.print(plain(text), end="")
 
     answer = await ask.stream(endpoint, turns, max_tokens=MAX_TOKENS, temperature=0.0, on_text=show)
     if not wishes.as_json:

@@ -20,6 +20,15 @@ out = Console(
 err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+# What a model or another machine says must not move the cursor or rename the window: C0 and C1, save tab and newline.
+_CONTROLS = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)])
+
+
+def plain(text: str) -> str:
+    """``text`` without the characters that command a terminal."""
+    return text.translate(_CONTROLS)
+
+
 def print_json(document: object) -> None:
     """One JSON document on standard output, as ``--json`` promises."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
@@ -31,7 +40,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, empty:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
-    filled = [[str(cell) for cell in row] for row in rows]
+    filled = [[plain(str(cell)) for cell in row] for row in rows]
     for row in filled:
         table.add_row(*row)
     out.print(table if filled else empty)
@@ -40,10 +49,10 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, empty:
 def print_error(message: str, hint: str | None) -> None:
     """``error: …`` and ``hint: …``."""
     err.print("error:", style="bold red", end=" ")
-    err.print(message)
+    err.print(plain(message))
     if hint:
         err.print("hint:", style="bold", end="  ")
-        err.print(hint)
+        err.print(plain(hint))
 
 
 def ago(seconds: float) -> str:

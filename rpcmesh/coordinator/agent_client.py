@@ -7,6 +7,7 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
+from rpcmesh import bounded
 from rpcmesh.errors import PeerError
 from rpcmesh.node.status import AgentStatus
 
@@ -51,7 +52,7 @@ class AgentClient:
     async def _call(self, method: str, path: str, body: bytes) -> bytes:
         try:
             async with self._session.request(method, f"http://agent{path}", data=body) as response:
-                answer = await response.content.read(MAX_BYTES)
+                answer = await bounded.body(response, MAX_BYTES, "the agent")
         except TimeoutError as error:
             raise PeerError(f"the agent did not answer within {TIMEOUT_S:.0f} s") from error
         except aiohttp.ClientError as error:

@@ -48,5 +48,6 @@ class Guest:
                 running = group.create_task(worker.run(self.supervisor, self._socket))
                 while (left_s := self._until - time.monotonic()) > 0 and not running.done():
                     await asyncio.wait({running}, timeout=left_s)
+                # Whoever asks while this one ends waits for the next.
+                self.supervisor = None
                 running.cancel()
-            self.supervisor = None

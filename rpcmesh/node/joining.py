@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from rpcmesh import bounded
 from rpcmesh.errors import PeerError, RpcmeshError
 from rpcmesh.paths import Home
 from rpcmesh.pki import certificate, identity, join_string, messages, names, signing_request, tokens
@@ -167,7 +168,7 @@ async def _exchange(
                 allow_redirects=False,
             ) as response,
         ):
-            return response.status, await _read(response, invitation)
+            return response.status, await bounded.body(response, MAX_ANSWER_BYTES, repr(invitation.address))
     except aiohttp.ClientConnectorCertificateError as error:
         raise _distrust(invitation, error.certificate_error) from error
     except TimeoutError as error:
@@ -176,15 +177,6 @@ async def _exchange(
         raise _out_of_reach(invitation, error.os_error.strerror or str(error.os_error)) from error
     except aiohttp.ClientError as error:
         raise _out_of_reach(invitation, str(error) or type(error).__name__) from error
-
-
-async def _read(response: aiohttp.ClientResponse, invitation: JoinString) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > MAX_ANSWER_BYTES:
-            raise PeerError(f"the answer of {invitation.address!r} is longer than {MAX_ANSWER_BYTES} bytes")
-    return bytes(body)
 
 
 def _out_of_reach(invitation: JoinString, reason: str) -> RpcmeshError:

@@ -217,8 +217,29 @@ def test_a_time_span_is_one_unit_rounded_down(seconds: float, text: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("plain\tand\nsimple", "plain\tand\nsimple"),
+        ("\x1b]0;owned\x07\x1b[2Jcleared", "]0;owned[2Jcleared"),
+        ("\x9b31mred\x7f\r", "31mred"),
+        ("é 👩\u200d💻 日本", "é 👩\u200d💻 日本"),
+    ],
+)
+def test_what_others_say_does_not_command_the_terminal(said: str, shown: str) -> None:
+    assert output.plain(said) == shown
+
+
+@pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(0, "0 KiB"), (2047, "2 KiB"), (2**20, "1 MiB"), (98362432, "94 MiB"), (2**30, "1024 MiB"), (10 * 2**30, "10.0 GiB"), (75 * 2**30, "75.0 GiB")],
+    [
+        (0, "0 KiB"),
+        (2047, "2 KiB"),
+        (2**20, "1 MiB"),
+        (98362432, "94 MiB"),
+        (2**30, "1024 MiB"),
+        (10 * 2**30, "10.0 GiB"),
+        (75 * 2**30, "75.0 GiB"),
+    ],
 )
 def test_a_size(size_bytes: int, text: str) -> None:
     assert output.mebibytes(size_bytes) == text

@@ -8,11 +8,17 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 
+# How long a command that is no longer waited for may clean up.
+GRACE_S = 5.0
+
 
 @contextlib.contextmanager
-def started(command: Sequence[str], extra_env: Mapping[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: Sequence[str], extra_env: Mapping[str, str] | None = None, grace_s: float = GRACE_S
+) -> Iterator[subprocess.Popen[str]]:
     """Start ``command`` with its output (standard error in it) as text on ``stdout``; wait for it at the end.
 
+    Leaving the block by an error ends it: SIGTERM to the whole group, and SIGKILL if it still runs after ``grace_s``.
     A session of its own keeps Ctrl-C from it, so that it hears of the end from us alone, and all of its descendants do.
     """
     with subprocess.Popen(
@@ -28,6 +34,16 @@ def started(command: Sequence[str], extra_env: Mapping[str, str] | None = None) 
         try:
             yield child
         except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
+            _end(child, grace_s)
             raise
+
+
+def _end(child: subprocess.Popen[str], grace_s: float) -> None:
+    # macOS says EPERM for a group of zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGTERM)
+        try:
+            child.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()

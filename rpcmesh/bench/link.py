@@ -132,7 +132,9 @@ def _ping(path: Path, pings: int) -> list[float]:
             client.sendall(message)
             received = 0
             while received < PING_BYTES:
-                received += len(client.recv(PING_BYTES - received))
+                if not (echoed := client.recv(PING_BYTES - received)):
+                    raise RpcmeshError(f"{str(path)!r} hung up in the middle of a ping")
+                received += len(echoed)
             taken.append((time.perf_counter_ns() - began) / 1000)
     return taken
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +20,7 @@ from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
 from rpcmesh.cli.output import out, print_table
 from rpcmesh.cli.running import run, stopped_early
+from rpcmesh.errors import RpcmeshError
 from rpcmesh.models import catalog
 
 PINGS = 2000
@@ -37,7 +42,10 @@ def bench() -> None:
 @click.option("--rounds", type=click.IntRange(1, 100), default=7, show_default=True, help="How many pairs of turns.")
 @click.option("--tokens", type=click.IntRange(16, 900), default=128, show_default=True, help="Tokens in each turn.")
 @click.option(
-    "--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the figures here too."
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Write the figures here too.",
 )
 def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
     """Decode, push bytes and ping through mutual TLS, beside what has none.
@@ -45,6 +53,10 @@ def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
     Decoding: SmolLM2 split over two workers on this machine, one thread each, through the mesh and over llama.cpp's own
     plaintext RPC. Bytes and pings: through both tunnels, beside bare encryption and a bare Unix socket.
     """
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise RpcmeshError(
+            f"cannot write {str(json_file)!r}: its directory is missing or not yours", hint="choose another --json FILE"
+        )
     built = open_or_build("auto", None)
     with progress.task("rival build") as report:
         stock = native_build.stock(
@@ -52,21 +64,30 @@ def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
         )
     with progress.task(f"model {MODEL}") as report:
         model = catalog.pull(MODEL, paths.default_cache(), report)
-    with tempfile.TemporaryDirectory(prefix="rpcmesh-bench-") as scratch:
+    with _scratch_homes() as (mesh_home, link_home):
 
         async def measure() -> None:
-            compared = [
-                await decode.compare(
-                    paths.Home(Path(scratch) / "mesh"), built, stock, model, tokens=tokens, repeats=rounds
-                )
-            ]
-            async with link.running(paths.Home(Path(scratch) / "link"), built) as both:
+            compared = [await decode.compare(mesh_home, built, stock, model, tokens=tokens, repeats=rounds)]
+            async with link.running(link_home, built) as both:
                 if (pushed := await link.bulk(both, repeats=rounds)) is not None:
                     compared.append(pushed)
                 pinged = await link.round_trip(both, pings=PINGS, repeats=rounds)
             _show(Figures(compared=tuple(compared), round_trip=pinged), json_file)
 
         run(stopped_early(measure()))
+
+
+@contextlib.contextmanager
+def _scratch_homes() -> Iterator[tuple[paths.Home, paths.Home]]:
+    """The mesh's home and the bare link's, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rpcmesh-bench-") as scratch:
+        mesh, bare = paths.Home(Path(scratch) / "mesh"), paths.Home(Path(scratch) / "link")
+        try:
+            yield mesh, bare
+        finally:
+            # The sockets of a home whose path is long lie elsewhere.
+            for home in (mesh, bare, *(paths.Home(mesh.root / "nodes" / node) for node in decode.NODES)):
+                shutil.rmtree(home.run, ignore_errors=True)
 
 
 def _show(figures: Figures, json_file: Path | None) -> None:

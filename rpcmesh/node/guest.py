@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 
-from rpcmesh.node import worker
 from rpcmesh.supervise.supervisor import Service, Supervisor
 
 # How long one request for it lasts; `rpcmesh connect` repeats it well within this time.
@@ -18,11 +16,13 @@ WANTED_S = 15.0
 
 
 class Guest:
-    """:meth:`run` starts and stops the worker as :meth:`want` was called or not."""
+    """:meth:`run` starts and stops the worker as :meth:`want` was called or not.
 
-    def __init__(self, service: Service, socket: Path, wanted_s: float = WANTED_S) -> None:
+    ``wanted_s`` is longer than a worker takes to end, so that who asks meanwhile still waits for the next one.
+    """
+
+    def __init__(self, service: Service, wanted_s: float = WANTED_S) -> None:
         self._service = service
-        self._socket = socket
         self._wanted_s = wanted_s
         self._until = 0.0
         self._changed = asyncio.Condition()
@@ -45,7 +45,7 @@ class Guest:
                 self.supervisor = Supervisor(self._service)
                 self._changed.notify_all()
             async with asyncio.TaskGroup() as group:
-                running = group.create_task(worker.run(self.supervisor, self._socket))
+                running = group.create_task(self.supervisor.run())
                 while (left_s := self._until - time.monotonic()) > 0 and not running.done():
                     await asyncio.wait({running}, timeout=left_s)
                 # Whoever asks while this one ends waits for the next.

@@ -33,9 +33,7 @@ class Node:
         self._started = time.monotonic()
         self._principal = identity.load(home.identity).principal
         self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.worker_threads))
-        self._guest = Guest(
-            worker.service(home, build, worker.GUEST_WORKER, settings.worker_threads), home.socket(worker.GUEST_WORKER)
-        )
+        self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.worker_threads))
         self._tunnel = Supervisor(self._ingress(settings.listen))
         self._agent = api.Agent(
             identity_dir=home.identity,
@@ -51,7 +49,7 @@ class Node:
         log.info("node_starting", mesh=self._principal.mesh, build_id=self._build.build_id)
         async with unix_site(self._agent.app(), self._home.socket(api.SOCKET_NAME)), asyncio.TaskGroup() as group:
             services = [
-                group.create_task(worker.run(self._worker, self._home.socket(worker.ENGINE_WORKER))),
+                group.create_task(self._worker.run()),
                 group.create_task(self._guest.run()),
                 group.create_task(self._tunnel.run()),
             ]

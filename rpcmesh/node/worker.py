@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rpcmesh.native_build import Build
 from rpcmesh.paths import Home, private_dir
-from rpcmesh.supervise.supervisor import Service, Supervisor
+from rpcmesh.supervise.supervisor import Service
 
 # The engine's worker, and one for `rpcmesh connect` that exists only while it is wanted.
 ENGINE_WORKER = "w0"
@@ -29,11 +27,3 @@ def service(home: Home, build: Build, name: str, threads: int) -> Service:
         grace_s=2.0,
         prepare=build.verify,
     )
-
-
-async def run(supervisor: Supervisor, socket: Path) -> None:
-    """Until cancelled. The server ends by the signal itself and leaves its ``socket`` behind, which goes here."""
-    try:
-        await supervisor.run()
-    finally:
-        socket.unlink(missing_ok=True)

@@ -67,6 +67,7 @@ class Supervisor:
         self._service = service
         self._on_change = on_change
         self._child: child.Child | None = None
+        self._reload_wanted = False
         self._snapshot = Snapshot(name=service.name, state=State.STOPPED)
         self._changed = asyncio.Condition()
         self._log = log.bind(service=service.name)
@@ -81,8 +82,12 @@ class Supervisor:
         return tuple(self._child.head) if self._child else ()
 
     def reload(self) -> None:
-        """SIGHUP, when it runs; a service that is not running reads its files when it starts."""
-        if self._child is not None:
+        """SIGHUP, once the service is ready.
+
+        While it starts it may have read its files already and not have a handler for the signal yet.
+        """
+        self._reload_wanted = self._snapshot.state is not State.READY
+        if self._child is not None and not self._reload_wanted:
             self._child.send_signal(signal.SIGHUP)
 
     async def run(self) -> None:
@@ -126,6 +131,8 @@ class Supervisor:
             if await self._becomes_ready(started):
                 self._log.info("service_ready", pid=started.pid)
                 await self._set(State.READY)
+                if self._reload_wanted:
+                    self.reload()
             ended = await started.wait()
         fatal = service.fatal.get(ended.code) if ended.code is not None else None
         if fatal is not None:
@@ -140,6 +147,7 @@ class Supervisor:
     @contextlib.asynccontextmanager
     async def _running(self) -> AsyncIterator[child.Child]:
         service = self._service
+        self._reload_wanted = False
         async with child.running(
             service.name, service.argv, env=service.env, on_line=self._on_line, cwd=service.cwd, grace_s=service.grace_s
         ) as started:

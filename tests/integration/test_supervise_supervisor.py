@@ -7,9 +7,11 @@ import contextlib
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import structlog
 from process_probe import alive, kill, python, shell, until, until_gone
@@ -221,6 +223,51 @@ async def test_reload_is_a_hangup(home: Path) -> None:
         supervisor.reload()
         await until(lambda: supervisor.first_lines == ("up", "reloaded"))
         assert supervisor.snapshot == before
+
+
+# Reads its file, and again at each hangup. A shell has done so long before its supervisor hears that it was started.
+READER = """
+trap 'cat "$0/file"' HUP
+cat "$0/file"
+: > "$0/read"
+while :; do sleep 0.02; done
+"""
+
+
+def test_a_reload_is_not_lost_while_the_service_starts(home: Path) -> None:
+    (home / "file").write_text("old\n")
+    service = Service(name="probe", argv=(*shell(READER), str(home)), env={"PATH": "/usr/bin:/bin"})
+
+    async def ask_while_it_starts() -> None:
+        async with supervised(service) as (supervisor, _):
+            while not psutil.Process().children():
+                await asyncio.sleep(0)
+            # The event loop stands still until the reload is asked for: nobody has heard yet that the program runs.
+            wait_blocking((home / "read").exists)
+            assert supervisor.snapshot.pid is None
+            (home / "file").write_text("new\n")
+            supervisor.reload()
+            await until(lambda: supervisor.first_lines == ("old", "new"))
+            assert supervisor.snapshot.restarts == 0
+
+    asyncio.run(ask_while_it_starts())
+
+
+def wait_blocking(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+async def test_a_reload_waits_for_a_service_that_is_not_ready(home: Path) -> None:
+    (home / "hold").touch()
+    async with supervised(server(home)) as (supervisor, _):
+        await until(lambda: supervisor.first_lines == ("up",))
+        supervisor.reload()
+        (home / "hold").unlink()
+        await until(lambda: supervisor.first_lines == ("up", "reloaded"))
+        assert supervisor.snapshot.restarts == 0
 
 
 async def test_reload_of_what_does_not_run_is_nothing(home: Path) -> None:

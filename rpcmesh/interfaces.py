@@ -51,15 +51,15 @@ def candidates() -> list[Interface]:
 def require_local(host: str) -> None:
     """Raise :class:`RpcmeshError` unless ``host`` is an address that this machine can bind."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.bind((host, 0))
-        except OSError as error:
-            known = ", ".join(sorted(text for found in _up().values() for text in found if _usable(text)))
-            raise RpcmeshError(
-                f"{host!r} is not an address of this machine: {error.strerror}",
-                hint=f"choose one of: {known}, 127.0.0.1",
-            ) from error
+    except OSError as error:
+        known = ", ".join(sorted(text for found in _up().values() for text in found if _usable(text)))
+        raise RpcmeshError(
+            f"{host!r} is not an address of this machine: {error.strerror}",
+            hint=f"choose one of: {known}, 127.0.0.1",
+        ) from error
 
 
 def _up() -> dict[str, list[str]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,14 @@ def llama_source() -> Path:
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct, verified."""
     return catalog.pull("smollm2-135m-instruct", paths.default_cache(), _quiet)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In place of pytest's own, which is too long for a home with sockets in it."""
+    root = Path(tempfile.mkdtemp(prefix="rm-", dir="/tmp")).resolve()
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -241,7 +241,7 @@ def test_a_reload_is_not_lost_while_the_service_starts(home: Path) -> None:
     async def ask_while_it_starts() -> None:
         async with supervised(service) as (supervisor, _):
             while not psutil.Process().children():
-                await asyncio.sleep(0)
+                await one_turn_of_the_loop()
             # The event loop stands still until the reload is asked for: nobody has heard yet that the program runs.
             wait_blocking((home / "read").exists)
             assert supervisor.snapshot.pid is None
@@ -251,6 +251,10 @@ def test_a_reload_is_not_lost_while_the_service_starts(home: Path) -> None:
             assert supervisor.snapshot.restarts == 0
 
     asyncio.run(ask_while_it_starts())
+
+
+async def one_turn_of_the_loop() -> None:
+    await asyncio.sleep(0)
 
 
 def wait_blocking(condition: Callable[[], object]) -> None:

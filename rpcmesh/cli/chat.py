@@ -23,7 +23,7 @@ from rpcmesh.gateway import keys
 KEY_LIFE_S = 3600.0
 
 
-@click.command()
+@click.command(short_help="Talk to the model.")
 @click.argument("prompt", required=False)
 @click.option("--url", help="The endpoint, for example https://host:8443/v1. Default: this machine's coordinator.")
 @click.option("--ca-file", type=click.Path(path_type=Path, exists=True), help="The mesh's CA certificate, with --url.")

@@ -21,7 +21,7 @@ from rpcmesh.supervise import child
 from rpcmesh.tunnel import command
 
 
-@click.command()
+@click.command(short_help="Lend a worker to a stock llama.cpp client.")
 @click.argument("node")
 @click.option("--listen", default="127.0.0.1:50052", show_default=True, help="A loopback address for the client.")
 def connect(node: str, listen: str) -> None:

@@ -62,7 +62,7 @@ class Wishes(msgspec.Struct, frozen=True):
     as_json: bool
 
 
-@click.command()
+@click.command(short_help="See it all work on this machine.")
 @click.option("--nodes", type=click.IntRange(1, 8), default=2, show_default=True, help="How many nodes to start.")
 @click.option("--prompt", default=QUESTION, show_default=True, help="What to ask.")
 @click.option("--keep", is_flag=True, help="Stay up until interrupted, for any OpenAI client.")

@@ -18,7 +18,7 @@ from rpcmesh.node import joining
 from rpcmesh.pki.files import write_private
 
 
-@click.command()
+@click.command(short_help="Make this machine a node of a mesh.")
 @click.argument("string", metavar="STRING|-")
 @click.option(
     "--listen",

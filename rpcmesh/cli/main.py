@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 import traceback
@@ -9,7 +10,6 @@ import traceback
 import click
 
 from rpcmesh import __version__, disk
-from rpcmesh.cli import bench, build, chat, connect, demo, init, join, key, model, node, serve, status, token
 from rpcmesh.cli.output import print_error
 from rpcmesh.errors import RpcmeshError
 
@@ -17,7 +17,38 @@ EXIT_OUR_BUG = 70
 EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+# In the order of `rpcmesh --help`. Each is the object of that name in the module of that name beside this one.
+VERBS = (
+    "demo",
+    "build",
+    "init",
+    "serve",
+    "token",
+    "join",
+    "node",
+    "status",
+    "key",
+    "model",
+    "chat",
+    "connect",
+    "bench",
+)
+
+
+class Verbs(click.Group):
+    """Imports the one verb that was typed: a node's processes do not carry what only the coordinator needs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        verb: click.Command = getattr(importlib.import_module(f"rpcmesh.cli.{cmd_name}"), cmd_name)
+        return verb
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="rpcmesh")
 def cli() -> None:
     """Run one large model across several machines with llama.cpp, safely.
@@ -30,12 +61,6 @@ def cli() -> None:
 
     State lies in RPCMESH_HOME; settings in its config.toml, each overridable as RPCMESH_SECTION_KEY.
     """
-
-
-for verb in (demo.demo, build.build, init.init, serve.serve, status.status, chat.chat, connect.connect, join.join):
-    cli.add_command(verb)
-for group in (token.token, node.node, key.key, model.model, bench.bench):
-    cli.add_command(group)
 
 
 def main() -> None:

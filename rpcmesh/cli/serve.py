@@ -13,7 +13,7 @@ from rpcmesh.models import library
 from rpcmesh.observe import logs
 
 
-@click.command()
+@click.command(short_help="Run the coordinator.")
 @click.option("--model", metavar="NAME", help="Which model to load. Default: [engine] model in config.toml, else none.")
 def serve(model: str | None) -> None:
     """Run the coordinator in the foreground: HTTPS endpoint, engine and tunnel. Stops on Ctrl-C or SIGTERM."""

@@ -47,7 +47,10 @@ def verbs(command: click.Command, *path: str) -> Iterator[tuple[tuple[str, ...],
     """Every verb and verb group, with the words that lead to it."""
     yield path, command
     if isinstance(command, click.Group):
-        for name, below in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
             yield from verbs(below, *path, name)
 
 

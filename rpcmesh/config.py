@@ -65,6 +65,17 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = ""
 
 
+class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[firewall]``: who may reach this machine's port, as addresses or networks."""
+
+    # On a node: the coordinator's addresses.
+    peers: tuple[str, ...] = ()
+    # On the coordinator: where clients and joining nodes are. Empty means anywhere.
+    clients: tuple[str, ...] = ()
+    # The interfaces that they come in by. Empty means any.
+    interfaces: tuple[str, ...] = ()
+
+
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[log]``: what is printed, and how."""
 
@@ -80,6 +91,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: Node = Node()
     engine: Engine = Engine()
     build: Build = Build()
+    firewall: Firewall = Firewall()
     log: Log = Log()
 
 

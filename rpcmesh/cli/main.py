@@ -31,6 +31,7 @@ VERBS = (
     "model",
     "chat",
     "connect",
+    "firewall",
     "service",
     "bench",
 )

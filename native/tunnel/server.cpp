@@ -1,13 +1,9 @@
 #include "server.h"
 
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <poll.h>
-#include <pthread.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -18,6 +14,7 @@
 #include <vector>
 
 #include "log.h"
+#include "process.h"
 #include "version.h"
 
 namespace rpcmesh {
@@ -28,71 +25,12 @@ constexpr int EXIT_BAD_SETTINGS = 1;
 constexpr int EXIT_IN_USE       = 3;
 constexpr int STATUS_TIMEOUT_S  = 1;
 
-// A signal handler may only write to a descriptor; which one must be known to it.
-int signal_pipe = -1;
-
-void on_signal(int number) {
-    const int  saved = errno;
-    const char byte  = static_cast<char>(number);
-    if (write(signal_pipe, &byte, 1) < 0) {
-        // A full pipe: the same signal is on its way already.
-    }
-    errno = saved;
-}
-
-void handle_signals(int pipe) {
-    signal_pipe             = pipe;
-    struct sigaction action = {};
-    action.sa_handler       = on_signal;
-    action.sa_flags         = SA_RESTART;
-    for (const int number : { SIGTERM, SIGINT, SIGHUP }) {
-        sigaction(number, &action, nullptr);
-    }
-    std::signal(SIGPIPE, SIG_IGN);
-}
-
 bool read_file(const std::string & path, std::string & text) {
     std::ifstream      file(path, std::ios::binary);
     std::ostringstream content;
     content << file.rdbuf();
     text = content.str();
     return file.good();
-}
-
-// Threads start with signals blocked, so that the main thread alone hears them.
-class SignalsBlocked {
-public:
-    SignalsBlocked() {
-        sigset_t all;
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &before_);
-    }
-    SignalsBlocked(const SignalsBlocked &)             = delete;
-    SignalsBlocked & operator=(const SignalsBlocked &) = delete;
-    ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
-private:
-    sigset_t before_;
-};
-
-// Throws std::system_error when the machine has no thread left.
-template <typename Body> std::thread start_thread(Body body) {
-    const SignalsBlocked blocked;
-    return std::thread(std::move(body));
-}
-
-Fd open_spare() {
-    return Fd(open("/dev/null", O_RDONLY | O_CLOEXEC));
-}
-
-// Each session holds four descriptors, and macOS starts a process with 256.
-void raise_descriptor_limit(int max_connections) {
-    rlimit       limit  = {};
-    const rlim_t wanted = static_cast<rlim_t>(max_connections) * 2 * 4 + 64;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
-        limit.rlim_cur = std::min(wanted, limit.rlim_max);
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
 }
 
 }  // namespace

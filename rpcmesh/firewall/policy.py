@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import msgspec
 
@@ -110,7 +110,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         _require_port(self.stock_worker_port)
         if self.stock_worker_port == self.tls_port:
             raise RpcmeshError(f"port {self.tls_port} cannot be the tunnel's and a stock worker's")
-        if not _is_int(self.service_uid) or not 0 <= self.service_uid <= _MAX_UID:  # type: ignore[operator]
+        if not _is_int(self.service_uid) or not 0 <= self.service_uid <= _MAX_UID:
             raise RpcmeshError(
                 f"{self.service_uid!r} is not a numeric user id", hint="rules for a stock worker need its user: id -u"
             )
@@ -156,9 +156,9 @@ def _whole_network(text: str) -> str | None:
 
 
 def _require_port(port: object) -> None:
-    if not _is_int(port) or not 1 <= port <= 65535:  # type: ignore[operator]
+    if not _is_int(port) or not 1 <= port <= 65535:
         raise RpcmeshError(f"{port!r} is not a port", hint="ports are 1 to 65535")
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""``rpcmesh firewall …``: the rules for this machine, shown and checked. Nothing is loaded."""
+"""``rpcmesh firewall …``: the rules for this machine, shown, checked, loaded and taken away."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-from typing import Literal
+from pathlib import Path
 
 import click
 
 from rpcmesh import config, paths
+from rpcmesh.cli.duration import DURATION
 from rpcmesh.cli.output import err, out
 from rpcmesh.errors import RpcmeshError
-from rpcmesh.firewall import nft, pf, pf_lint
+from rpcmesh.firewall import loading, nft, pf, pf_lint
+from rpcmesh.firewall.loaded import TOOLS, Backend
+from rpcmesh.firewall.loading import TOOL_PATH
 from rpcmesh.firewall.policy import Policy, for_home
 from rpcmesh.pki import identity
 
-Backend = Literal["pf", "nft"]
-
 RENDER = {"pf": pf.render, "nft": nft.render}
-# The tool that reads the rules, and how it only checks them.
-CHECK = {"pf": ("pfctl", "-a", pf.ANCHOR, "-nf", "-"), "nft": ("nft", "-c", "-f", "-")}
-# Both lie in sbin, which an ordinary user's PATH often lacks.
-TOOL_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 
 backend_option = click.option(
     "--backend",
@@ -36,7 +33,7 @@ backend_option = click.option(
 
 @click.group()
 def firewall() -> None:
-    """Show and check the firewall rules of this machine."""
+    """Show, check, load and remove the firewall rules of this machine."""
 
 
 @firewall.command()
@@ -58,6 +55,61 @@ def check(backend: Backend) -> None:
     _check_with_tool(backend, text)
 
 
+@firewall.command()
+@backend_option
+@click.option(
+    "--confirm-within",
+    type=DURATION,
+    metavar="TIME",
+    help="Ask for Enter within this time, as 60s, and else bring the former rules back.",
+)
+def apply(backend: Backend, confirm_within: float | None) -> None:
+    """Load the rules in one step, in place of those that were loaded before. Needs root."""
+    _require_root("apply", backend)
+
+    def confirmed() -> bool:
+        if confirm_within is None:
+            return True
+        err.print(f"the rules are loaded: press Enter within {confirm_within:g} s to keep them", style="bold")
+        return loading.enter_within(confirm_within)
+
+    loading.apply(backend, _home(), RENDER[backend](_policy()), confirmed)
+    out.print(f"{backend} rules: loaded until the next start of this machine")
+
+
+@firewall.command()
+@backend_option
+def verify(backend: Backend) -> None:
+    """Exit with 0 when the loaded rules are those that the settings mean, else say what differs. Needs root."""
+    _require_root("verify", backend)
+    verdict = loading.verify(backend, _home(), RENDER[backend](_policy()))
+    if verdict.problem:
+        raise RpcmeshError(verdict.problem, hint=verdict.hint)
+    out.print(f"{backend} rules: loaded, and as the settings mean them")
+
+
+@firewall.command()
+@backend_option
+def remove(backend: Backend) -> None:
+    """Take the loaded rules away, and leave everybody else's. Needs root."""
+    _require_root("remove", backend)
+    removed = loading.remove(backend, _home())
+    out.print(f"{backend} rules: {'removed' if removed else 'there were none'}")
+
+
+def _home() -> Path:
+    return paths.default_home()
+
+
+def _require_root(verb: str, backend: Backend) -> None:
+    if os.geteuid() == 0:
+        return
+    # sudo forgets the environment, and root's own home is another one.
+    rpcmesh = shutil.which("rpcmesh") or "rpcmesh"
+    by_root = ["sudo", "env", f"RPCMESH_HOME={_home()}", rpcmesh, "firewall", verb, "--backend", backend]
+    raise RpcmeshError("the firewall belongs to the machine: this needs root", hint=shlex.join(by_root))
+
+
 def _policy() -> Policy:
     home = paths.Home(paths.default_home())
     settings = config.load(home.config)
@@ -71,16 +123,19 @@ def _policy() -> Policy:
 
 
 def _check_with_tool(backend: Backend, text: str) -> None:
-    name, *arguments = CHECK[backend]
+    check_only = TOOLS[backend].check(text)
+    name, *arguments = check_only.argv
     tool = shutil.which(name, path=TOOL_PATH)
     if tool is None:
         err.print(f"{name} is not on this machine: not checked with it", style="yellow")
         return
-    by_hand = f"rpcmesh firewall show --backend {backend} | sudo {shlex.join(CHECK[backend])}"
+    by_hand = f"rpcmesh firewall show --backend {backend} | sudo {shlex.join(check_only.argv)}"
     if os.geteuid() != 0:
         err.print(f"{name} reads rules as root only: not checked with it. By hand: {by_hand}", style="yellow")
         return
-    run = subprocess.run([tool, *arguments], input=text, capture_output=True, text=True, timeout=30, check=False)
+    run = subprocess.run(
+        [tool, *arguments], input=check_only.stdin, capture_output=True, text=True, timeout=30, check=False
+    )
     if run.returncode != 0:
         said = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[0]
         raise RpcmeshError(f"{name} does not accept the rules: {said}", hint=by_hand)

@@ -27,6 +27,7 @@ VERBS = (
     "join",
     "node",
     "status",
+    "doctor",
     "key",
     "model",
     "chat",

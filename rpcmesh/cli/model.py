@@ -8,8 +8,9 @@ import click
 
 from rpcmesh import paths
 from rpcmesh.cli import progress
-from rpcmesh.cli.output import mebibytes, out, print_json, print_table
+from rpcmesh.cli.output import out, print_json, print_table
 from rpcmesh.models import catalog, library
+from rpcmesh.words import size
 
 
 @click.group()
@@ -24,7 +25,7 @@ def pull(name: str) -> None:
     with progress.task(f"model {name}") as report:
         file = catalog.pull(name, paths.default_cache(), report)
     added = library.add(paths.Home(paths.default_home()).ensure(), file, name)
-    out.print(f"model {added.name} is ready: {mebibytes(added.size_bytes)}")
+    out.print(f"model {added.name} is ready: {size(added.size_bytes)}")
 
 
 @model.command()
@@ -33,7 +34,7 @@ def pull(name: str) -> None:
 def add(path: Path, name: str | None) -> None:
     """Check the GGUF file at PATH and make it known. The file stays where it is."""
     added = library.add(paths.Home(paths.default_home()).ensure(), path, name)
-    out.print(f"model {added.name} is ready: {mebibytes(added.size_bytes)}")
+    out.print(f"model {added.name} is ready: {size(added.size_bytes)}")
 
 
 @model.command()
@@ -45,11 +46,11 @@ def ls(as_json: bool) -> None:
     if as_json:
         print_json(here)
         return
-    rows = [(entry.name, mebibytes(entry.size_bytes), entry.path, entry.problem or "-") for entry in here]
+    rows = [(entry.name, size(entry.size_bytes), entry.path, entry.problem or "-") for entry in here]
     print_table(("NAME", "SIZE", "FILE", "PROBLEM"), rows, empty="no model yet")
     for entry in catalog.CATALOG.values():
         if entry.name not in library.names(home):
-            size = mebibytes(entry.size_bytes)
+            weight = size(entry.size_bytes)
             out.print(
-                f"to fetch {entry.name} ({size}, {entry.license}; {entry.about}): rpcmesh model pull {entry.name}"
+                f"to fetch {entry.name} ({weight}, {entry.license}; {entry.about}): rpcmesh model pull {entry.name}"
             )

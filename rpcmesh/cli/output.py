@@ -53,18 +53,3 @@ def print_error(message: str, hint: str | None) -> None:
     if hint:
         err.print("hint:", style="bold", end="  ")
         err.print(plain(hint))
-
-
-def ago(seconds: float) -> str:
-    """``90`` → ``1 min``: one unit, rounded down, for people."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if abs(seconds) >= size:
-            return f"{int(seconds / size)} {unit}"
-    return f"{int(seconds)} s"
-
-
-def mebibytes(size_bytes: int) -> str:
-    """``98362432`` → ``94 MiB``; from 10 GiB on in GiB, below 1 MiB in KiB."""
-    if size_bytes >= 10 * 2**30:
-        return f"{size_bytes / 2**30:.1f} GiB"
-    return f"{size_bytes / 2**20:.0f} MiB" if size_bytes >= 2**20 else f"{size_bytes / 2**10:.0f} KiB"

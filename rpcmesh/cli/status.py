@@ -7,9 +7,10 @@ import asyncio
 import click
 
 from rpcmesh import paths
-from rpcmesh.cli.output import ago, mebibytes, out, print_json, print_table
+from rpcmesh.cli.output import out, print_json, print_table
 from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
+from rpcmesh.words import size, span
 
 
 @click.command()
@@ -36,7 +37,7 @@ def show(report: StatusReport) -> None:
     out.print(f"mesh {report.mesh}", end="  ")
     out.print("ready" if report.ready else "not ready", style="green" if report.ready else "red", end="")
     why = "" if report.ready else f": {report.reason}"
-    out.print(f"{why}  {report.endpoint}  build {report.build_id}  up {ago(report.uptime_s)}")
+    out.print(f"{why}  {report.endpoint}  build {report.build_id}  up {span(report.uptime_s)}")
     out.print(model_line(report.model))
     out.print()
     print_nodes(report.nodes)
@@ -45,7 +46,7 @@ def show(report: StatusReport) -> None:
         print_table(
             ("LINK", "TLS", "CIPHER", "SENT", "RECEIVED"),
             [
-                (link.route, link.tls_version, link.cipher, mebibytes(link.bytes_out), mebibytes(link.bytes_in))
+                (link.route, link.tls_version, link.cipher, size(link.bytes_out), size(link.bytes_in))
                 for link in report.links
             ],
             empty="",

@@ -8,8 +8,9 @@ import click
 
 from rpcmesh import paths
 from rpcmesh.cli.duration import DURATION
-from rpcmesh.cli.output import ago, err, out, print_json
+from rpcmesh.cli.output import err, out, print_json
 from rpcmesh.coordinator import founding
+from rpcmesh.words import span
 
 
 @click.group()
@@ -32,4 +33,4 @@ def create(node: str | None, ttl: float, as_json: bool) -> None:
         print_json({"join_string": string, "node": node, "ttl_s": ttl})
         return
     out.print(string)
-    err.print(f"good for {ago(ttl)}, once. On the node: rpcmesh join - (and paste the line above)", style="dim")
+    err.print(f"good for {span(ttl)}, once. On the node: rpcmesh join - (and paste the line above)", style="dim")

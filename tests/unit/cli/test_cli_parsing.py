@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpcmesh import __version__
+from rpcmesh import words as words_of_people
 from rpcmesh.cli import output, status
 from rpcmesh.cli.duration import DURATION
 from rpcmesh.cli.main import cli
@@ -216,7 +217,7 @@ def test_a_range_holds_its_layers_and_no_others(layers: set[int]) -> None:
     ],
 )
 def test_a_time_span_is_one_unit_rounded_down(seconds: float, text: str) -> None:
-    assert output.ago(seconds) == text
+    assert words_of_people.span(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_what_others_say_does_not_command_the_terminal(said: str, shown: str) ->
     ],
 )
 def test_a_size(size_bytes: int, text: str) -> None:
-    assert output.mebibytes(size_bytes) == text
+    assert words_of_people.size(size_bytes) == text
 
 
 PLACED = (

@@ -1,0 +1,198 @@
+"""What the tools are asked as tables of arguments, and what their answers mean. No tool runs here."""
+
+from __future__ import annotations
+
+import pytest
+
+from rpcmesh.firewall import loaded
+from rpcmesh.firewall.loaded import TOOLS, Command, Loaded, Record
+
+RULES = 'block drop in log quick proto tcp from any to any port = 7443 flags S/SA label "rpcmesh:deny"\n'
+ANCHOR = ("pfctl", "-a", "com.apple/100.rpcmesh")
+PF_ANSWERS = {
+    "rules": RULES,
+    "peers": "   192.168.1.10\n   fd00::10\n",
+    "info": "Status: Enabled for 0 days 00:01:02           Debug: Urgent\n",
+    "main": 'scrub-anchor "com.apple/*" all fragment reassemble\nanchor "com.apple/*" all\n',
+    "interfaces": "en0\n\tCleared: never\nlo0\n\tCleared: never\n",
+}
+# nft breaks long lists, and indents them by tabs and spaces.
+SEEN = (
+    "\t\telements = { 10.77.0.1 limit rate over 180/minute burst 30 packets,\n"
+    "\t\t\t     10.77.0.2 limit rate over 180/minute burst 30 packets }\n"
+)
+NFT_TABLE = """table inet rpcmesh {
+	set peers_v4 {
+		type ipv4_addr
+		flags interval
+		elements = { 10.77.0.1 }
+	}
+
+	set tries_v4 {
+		type ipv4_addr
+		size 65536
+		flags dynamic,timeout
+		timeout 1m
+SEEN	}
+
+	chain input {
+		tcp dport 7443 counter drop
+	}
+}
+""".replace("SEEN", SEEN)
+
+
+@pytest.mark.parametrize(
+    ("command", "meant"),
+    [
+        (TOOLS["nft"].check("R"), Command(("nft", "-c", "-f", "-"), "R")),
+        (TOOLS["nft"].load("R"), Command(("nft", "-f", "-"), "R")),
+        (
+            TOOLS["nft"].restore(None),
+            Command(("nft", "-f", "-"), "table inet rpcmesh\ndelete table inet rpcmesh\n"),
+        ),
+        (
+            TOOLS["nft"].restore(Loaded("R")),
+            Command(("nft", "-f", "-"), "table inet rpcmesh\ndelete table inet rpcmesh\nR"),
+        ),
+        (TOOLS["pf"].check("R"), Command((*ANCHOR, "-nf", "-"), "R")),
+        (TOOLS["pf"].load("R"), Command((*ANCHOR, "-f", "-"), "R")),
+        (TOOLS["pf"].restore(None), Command((*ANCHOR, "-F", "all"))),
+        (TOOLS["pf"].restore(Loaded("R")), Command((*ANCHOR, "-f", "-"), "R")),
+    ],
+)
+def test_commands(command: Command, meant: Command) -> None:
+    assert command == meant
+
+
+@pytest.mark.parametrize(
+    ("backend", "meant"),
+    [
+        ("nft", {"tables": "nft list tables inet", "table": "nft --stateless list table inet rpcmesh"}),
+        (
+            "pf",
+            {
+                "rules": "pfctl -a com.apple/100.rpcmesh -s rules",
+                "peers": "pfctl -a com.apple/100.rpcmesh -t rpcmesh_peers -T show",
+                "info": "pfctl -s info",
+                "main": "pfctl -s rules",
+                "interfaces": "pfctl -vv -s Interfaces",
+            },
+        ),
+    ],
+)
+def test_questions(backend: loaded.Backend, meant: dict[str, str]) -> None:
+    asked = TOOLS[backend].questions
+
+    assert {name: " ".join(question.argv) for name, question in asked.items()} == meant
+
+
+def test_pf_is_turned_on_and_released_by_token() -> None:
+    pf = TOOLS["pf"]
+
+    assert (pf.enable, pf.holders, pf.release) == (("pfctl", "-E"), ("pfctl", "-s", "References"), ("pfctl", "-X"))
+
+
+def test_no_command_touches_the_rules_of_the_whole_machine() -> None:
+    pf = TOOLS["pf"]
+    argvs = [
+        *(question.argv for question in pf.questions.values()),
+        *(command.argv for command in (pf.check("R"), pf.load("R"), pf.restore(None), pf.restore(Loaded("R")))),
+    ]
+
+    changing = [argv for argv in argvs if {"-f", "-nf", "-F"} & set(argv)]
+
+    assert len(changing) == 4
+    assert all(argv[:3] == ANCHOR for argv in changing)
+    assert not any("-d" in argv for argv in argvs)
+
+
+def test_nft_without_our_table_has_nothing_loaded() -> None:
+    assert TOOLS["nft"].read({"tables": "table inet rpcmesh2\ntable inet filter\n", "table": ""}) is None
+
+
+def test_addresses_that_nft_has_seen_are_not_part_of_the_rules() -> None:
+    found = TOOLS["nft"].read({"tables": "table inet rpcmesh\n", "table": NFT_TABLE})
+
+    assert found is not None
+    assert found.text == NFT_TABLE.replace(SEEN, "")
+    assert "elements = { 10.77.0.1 }" in found.text
+
+
+def test_an_empty_anchor_has_nothing_loaded() -> None:
+    assert TOOLS["pf"].read({**PF_ANSWERS, "rules": ""}) is None
+
+
+def test_what_pf_has_loaded_is_text_that_it_would_load_again() -> None:
+    found = TOOLS["pf"].read(PF_ANSWERS)
+
+    assert found == Loaded(
+        f"table <rpcmesh_peers> persist {{ 192.168.1.10, fd00::10 }}\ntable <rpcmesh_abuse> persist\n{RULES}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "obstacle"),
+    [
+        ("info", "Status: Disabled for 0 days 00:01:02\n", "pf is off"),
+        ("main", 'scrub-anchor "com.apple/*" all fragment reassemble\n', "no longer have the line anchor"),
+    ],
+)
+def test_pf_rules_that_have_no_effect_are_not_as_meant(answer: str, said: str, obstacle: str) -> None:
+    found = TOOLS["pf"].read({**PF_ANSWERS, answer: said})
+    assert found is not None
+
+    verdict = loaded.judge(found, Record("pf", loaded.digest("R"), found.text), "R")
+
+    assert obstacle in verdict.problem
+
+
+@pytest.mark.parametrize(("label", "obstacles"), [("rpcmesh:deny", 0), ("rpcmesh:worker-lo", 1)])
+def test_a_skipped_lo0_matters_only_to_a_stock_worker(label: str, obstacles: int) -> None:
+    rules = RULES.replace("rpcmesh:deny", label)
+
+    found = TOOLS["pf"].read({**PF_ANSWERS, "rules": rules, "interfaces": "en0\nlo0 (skip)\n"})
+
+    assert found is not None
+    assert len(found.obstacles) == obstacles
+
+
+MEANT = Record("nft", loaded.digest("R"), "listed")
+
+
+@pytest.mark.parametrize(
+    ("found", "record", "rules", "problem"),
+    [
+        (None, None, "R", "not loaded"),
+        (None, MEANT, "R", "not loaded"),
+        (Loaded("listed"), None, "R", "did not load them"),
+        (Loaded("other"), MEANT, "R", "drift"),
+        (Loaded("other"), MEANT, "R2", "drift"),
+        (Loaded("listed"), MEANT, "R2", "older settings"),
+    ],
+)
+def test_what_differs_is_named(found: Loaded | None, record: Record | None, rules: str, problem: str) -> None:
+    assert problem in loaded.judge(found, record, rules).problem
+
+
+def test_what_was_applied_and_not_changed_is_as_meant() -> None:
+    assert loaded.judge(Loaded("listed"), MEANT, "R") == loaded.AS_MEANT
+
+
+def test_the_token_is_read_from_what_pfctl_prints() -> None:
+    assert (
+        loaded.pf_token("No ALTQ support in kernel\npf enabled\nToken : 4660104133361250581\n") == "4660104133361250581"
+    )
+
+
+def test_a_pfctl_that_gives_no_token_is_no_error() -> None:
+    assert loaded.pf_token("pf already enabled\n") == ""
+
+
+@pytest.mark.parametrize(("token", "holds"), [("466010", True), ("46601", False), ("", False)])
+def test_pf_is_held_by_a_whole_token_only(token: str, holds: bool) -> None:
+    said = (
+        "TOKENS:\nPID      Process Name                 TOKEN                    TIMESTAMP\n55  pfctl  466010  0 days\n"
+    )
+
+    assert loaded.pf_holds(token, said) is holds

@@ -42,6 +42,13 @@ class Wait(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """Why an engine serves no longer. ``planned`` ends are ours: they do not count towards giving up."""
+
+    reason: str
+    planned: bool = False
+
+
 def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
     """Whether to load the wanted model now, and on which workers."""
     if cluster.model.state is not state.ModelState.WAITING:
@@ -124,11 +131,14 @@ class ModelHost:
                 await self._changed.wait()
                 continue
             try:
-                reason = await self._serve_once(move)
-                log.warning("engine_lost", reason=reason)
+                ended = await self._serve_once(move)
+                self._emit(state.ModelLost(ended.reason))
+                if ended.planned:
+                    log.info("engine_replaced", reason=ended.reason)
+                    continue
+                log.warning("engine_lost", reason=ended.reason)
                 exits.append(time.monotonic())
                 # What the last poll saw may be older than the loss: look before planning again.
-                self._emit(state.ModelLost(reason))
                 await self._look_again()
                 await self._pause(exits)
             except RpcmeshError as refused:
@@ -136,8 +146,8 @@ class ModelHost:
                 log.error("model_failed", reason=refused.message)
                 self._emit(state.ModelFailed(refused.message))
 
-    async def _serve_once(self, move: Load) -> str:
-        """Load and serve until the engine ends or the cluster says that it is of no use; returns why."""
+    async def _serve_once(self, move: Load) -> Ended:
+        """Load and serve until the engine ends or the cluster says that it is of no use."""
         wanted = self._cluster().model.name
         self._emit(state.ModelLoading(0.0))
         try:
@@ -153,9 +163,9 @@ class ModelHost:
                 finally:
                     self._engine = None
         except EngineLost as lost:
-            return lost.message
+            return Ended(lost.message)
 
-    async def _until_over(self, engine: Engine) -> str:
+    async def _until_over(self, engine: Engine) -> Ended:
         self._idle_since = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(engine.lost())
@@ -165,15 +175,15 @@ class ModelHost:
                 await asyncio.wait({ending, changing}, timeout=SPREAD_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
                 changing.cancel()
                 if ending.done():
-                    return ending.result().message
+                    return Ended(ending.result().message)
                 now = time.monotonic()
                 spare_since = spare_since if state.spare_workers(self._cluster()) else now
                 idle_s = 0.0 if self._answering else now - self._idle_since
                 if may_spread(spare_s=now - spare_since, idle_s=idle_s):
                     ending.cancel()
-                    return "another worker is ready"
+                    return Ended("another worker is ready", planned=True)
             ending.cancel()
-        return self._cluster().model.reason
+        return Ended(self._cluster().model.reason)
 
     def _spec(self, wanted: str, move: Load) -> LoadSpec:
         engine = self._settings.engine

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rpcmesh.firewall import loading, nft, pf, pf_lint
 from rpcmesh.firewall.loaded import TOOLS, Backend
 from rpcmesh.firewall.loading import TOOL_PATH
 from rpcmesh.firewall.policy import Policy, for_home
-from rpcmesh.pki import identity
+from rpcmesh.pki import role
 
 RENDER = {"pf": pf.render, "nft": nft.render}
 
@@ -113,30 +112,25 @@ def _require_root(verb: str, backend: Backend) -> None:
 def _policy() -> Policy:
     home = paths.Home(paths.default_home())
     settings = config.load(home.config)
-    if home.authority.exists():
-        return for_home(settings, "coordinator")
-    if not identity.exists(home.identity):
+    found = role.of(home)
+    if found == "none":
         raise RpcmeshError(
             f"{str(home.root)!r} belongs to no mesh", hint="on a coordinator: rpcmesh init, on a node: rpcmesh join"
         )
-    return for_home(settings, "node")
+    return for_home(settings, found)
 
 
 def _check_with_tool(backend: Backend, text: str) -> None:
     check_only = TOOLS[backend].check(text)
-    name, *arguments = check_only.argv
-    tool = shutil.which(name, path=TOOL_PATH)
-    if tool is None:
+    name = check_only.argv[0]
+    if shutil.which(name, path=TOOL_PATH) is None:
         err.print(f"{name} is not on this machine: not checked with it", style="yellow")
         return
     by_hand = f"rpcmesh firewall show --backend {backend} | sudo {shlex.join(check_only.argv)}"
     if os.geteuid() != 0:
         err.print(f"{name} reads rules as root only: not checked with it. By hand: {by_hand}", style="yellow")
         return
-    run = subprocess.run(
-        [tool, *arguments], input=check_only.stdin, capture_output=True, text=True, timeout=30, check=False
-    )
-    if run.returncode != 0:
-        said = (run.stderr.strip() or f"exit status {run.returncode}").splitlines()[0]
-        raise RpcmeshError(f"{name} does not accept the rules: {said}", hint=by_hand)
+    complaint = loading.complaint(check_only)
+    if complaint:
+        raise RpcmeshError(f"{name} does not accept the rules: {complaint}", hint=by_hand)
     out.print(f"{backend} rules: {name} accepts them")

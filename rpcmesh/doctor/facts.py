@@ -9,8 +9,8 @@ import msgspec
 
 from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.node.status import AgentStatus
+from rpcmesh.pki.role import Role
 
-Role = Literal["coordinator", "node", "none"]
 Kind = Literal["directory", "file", "socket"]
 
 

@@ -35,7 +35,6 @@ from rpcmesh.doctor.facts import (
     ModelFile,
     Native,
     NotRunning,
-    Role,
     Unknown,
 )
 from rpcmesh.errors import PeerError, RpcmeshError
@@ -45,7 +44,8 @@ from rpcmesh.native_build.compile import choose_backend
 from rpcmesh.node import api
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.paths import Home
-from rpcmesh.pki import identity
+from rpcmesh.pki import identity, role
+from rpcmesh.pki.role import Role
 
 T = TypeVar("T")
 
@@ -56,26 +56,26 @@ _FAILURES = (RpcmeshError, OSError, ValueError, subprocess.SubprocessError, msgs
 
 def gather(home: Home, cache: Path, now: float | None = None) -> Facts:
     """Everything that the checks of this home need: hashes the build, and asks the service that runs here."""
-    seen = _look(lambda: role_of(home))
-    role: Role = "none" if isinstance(seen, Unknown) else seen
+    seen = _look(lambda: role.of(home))
+    found: Role = "none" if isinstance(seen, Unknown) else seen
     settings = _look(lambda: config.load(home.config))
-    coordinator = _look(lambda: asyncio.run(_coordinator(home))) if role == "coordinator" else None
+    coordinator = _look(lambda: asyncio.run(_coordinator(home))) if found == "coordinator" else None
     return Facts(
         now=time.time() if now is None else now,
-        role=role,
+        role=found,
         home=home.root,
         uid=os.getuid(),
-        leaf=seen if isinstance(seen, Unknown) else _look(lambda: _leaf(home)) if role != "none" else None,
+        leaf=seen if isinstance(seen, Unknown) else _look(lambda: _leaf(home)) if found != "none" else None,
         # Where no mesh is, the directory may be anybody's, and its mode is none of our business.
-        entries=_look(lambda: tuple(_entries(home))) if role != "none" else None,
+        entries=_look(lambda: tuple(_entries(home))) if found != "none" else None,
         builds=_with(settings, lambda known: _builds(known.build, cache)),
         native=_look(_native),
         disks=(_look(lambda: _disk("home", home.root)), _look(lambda: _disk("cache", cache))),
-        model=_with(settings, lambda known: _model(home, known, coordinator)) if role == "coordinator" else None,
+        model=_with(settings, lambda known: _model(home, known, coordinator)) if found == "coordinator" else None,
         open_files_limit=_look(_open_files),
-        listening=_with(settings, lambda known: _listening(home, known, role)) if role != "none" else None,
+        listening=_with(settings, lambda known: _listening(home, known, found)) if found != "none" else None,
         coordinator=coordinator,
-        agent=_look(lambda: asyncio.run(_agent(home))) if role == "node" else None,
+        agent=_look(lambda: asyncio.run(_agent(home))) if found == "node" else None,
         governors=_look(_governors) if sys.platform == "linux" else None,
         mac=_look(_mac) if sys.platform == "darwin" else None,
     )
@@ -87,12 +87,6 @@ def mend(repair: Chmod) -> None:
         repair.entry.path.chmod(repair.mode)
     except OSError as error:
         raise RpcmeshError(f"{repair.command}: {error.strerror}") from error
-
-
-def role_of(home: Home) -> Role:
-    if home.authority.exists():
-        return "coordinator"
-    return "node" if identity.exists(home.identity) else "none"
 
 
 def _look(source_of: Callable[[], T]) -> T | Unknown:

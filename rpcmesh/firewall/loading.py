@@ -102,6 +102,12 @@ def remove(backend: Backend, home: Path) -> bool:
     return found is not None or record is not None
 
 
+def complaint(check_only: Command) -> str:
+    """What the tool says of rules that it does not accept, in one line; empty when it accepts them."""
+    done = _ended(check_only)
+    return _said(done) if done.returncode != 0 else ""
+
+
 def enter_within(limit_s: float) -> bool:
     """Whether a line comes on standard input in time. Its end is a no: nobody is left who could answer."""
     stdin = sys.stdin.fileno()
@@ -184,8 +190,11 @@ def _ended(command: Command) -> subprocess.CompletedProcess[str]:
 
 
 def _failed(argv: Argv, done: subprocess.CompletedProcess[str]) -> RpcmeshError:
-    said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
-    return RpcmeshError(f"{' '.join(argv)!r} failed: {said}", hint="rpcmesh firewall check")
+    return RpcmeshError(f"{' '.join(argv)!r} failed: {_said(done)}", hint="rpcmesh firewall check")
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
 
 
 @contextlib.contextmanager

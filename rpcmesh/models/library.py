@@ -14,15 +14,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Model(msgspec.Struct, frozen=True):
-    """A model file under its name here."""
-
-    name: str
-    path: Path
-    size_bytes: int
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """A line of the list: also a model whose file has gone is shown, with what is wrong with it."""
+    """A model file under its name here. In a list, ``problem`` says what is wrong with one that cannot be used."""
 
     name: str
     path: Path
@@ -66,18 +58,17 @@ def find(home: Home, name: str) -> Model:
     return Model(name=name, path=path, size_bytes=_require_magic(path))
 
 
-def ls(home: Home) -> list[Entry]:
-    """Every known model, sorted by name."""
-    return [_entry(home, name) for name in names(home)]
+def ls(home: Home) -> list[Model]:
+    """Every known model, sorted by name, also those whose file has gone."""
+    return [_listed(home, name) for name in names(home)]
 
 
-def _entry(home: Home, name: str) -> Entry:
+def _listed(home: Home, name: str) -> Model:
     try:
-        found = find(home, name)
+        return find(home, name)
     except RpcmeshError as error:
         link = home.models / f"{name}.gguf"
-        return Entry(name=name, path=link.resolve() if link.is_symlink() else link, size_bytes=0, problem=error.message)
-    return Entry(name=found.name, path=found.path, size_bytes=found.size_bytes)
+        return Model(name=name, path=link.resolve() if link.is_symlink() else link, size_bytes=0, problem=error.message)
 
 
 def require_whole(path: Path) -> None:

@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo 'installing Python packages into $(VENV)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# LLAMA_BUILD=OFF: the bindings alone; `rpcmesh build` compiles the one llama.cpp that engine and workers share.
-	@$(BIN)/python -m pip install -qq -c constraints.txt -C cmake.args=-DLLAMA_BUILD=OFF llama-cpp-python
+	@$(BIN)/python -m pip install -qq -c constraints.txt --config-settings cmake.args=-DLLAMA_BUILD=OFF llama-cpp-python
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 

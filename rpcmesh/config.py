@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -41,6 +41,8 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = f"127.0.0.1:{TUNNEL_PORT}"
     # 0 lets ggml choose: one thread per performance core.
     worker_threads: int = 0
+    # "required" keeps the node from starting before `rpcmesh firewall keep` has verified the rules.
+    firewall: Literal["watched", "required"] = "watched"
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,12 +70,18 @@ class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[firewall]``: who may reach this machine's port, as addresses or networks."""
 
-    # On a node: the coordinator's addresses.
+    # On a node: the coordinator's addresses. Empty means those that it came from when the node joined, and says since.
     peers: tuple[str, ...] = ()
     # On the coordinator: where clients and joining nodes are. Empty means anywhere.
     clients: tuple[str, ...] = ()
     # The interfaces that they come in by. Empty means any.
     interfaces: tuple[str, ...] = ()
+    # A stock ggml-rpc-server on TCP beside rpcmesh: closed to all but the home's owner on loopback. 0 means none.
+    stock_worker_port: int = 0
+    # How often the loaded rules are compared with those that are meant.
+    verify_s: Annotated[float, msgspec.Meta(ge=1.0, le=3600.0)] = 30.0
+    # What happens when somebody changed them: say so, load them again, or stop the node's tunnel until they are back.
+    on_drift: Literal["report", "repair", "stop"] = "report"
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,21 @@ def require_local(host: str) -> None:
         ) from error
 
 
+def source_towards(host: str, port: int) -> str | None:
+    """The address of this machine that the system would connect to ``host`` from, or None without a way there.
+
+    A UDP socket is given a peer and sends nothing. None for a name too: to look one up could take seconds.
+    """
+    numeric = socket.AI_NUMERICHOST
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=numeric)[0]
+        with socket.socket(family, kind) as towards:
+            towards.connect(address)
+            return str(towards.getsockname()[0])
+    except OSError:
+        return None
+
+
 def _up() -> dict[str, list[str]]:
     stats = psutil.net_if_stats()
     return {

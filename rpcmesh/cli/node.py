@@ -29,7 +29,7 @@ def run() -> None:
     settings = config.load(home.config)
     logs.configure(settings.log.level, settings.log.format)
     built = configured(settings.build)
-    running.run(running.until_stopped(lambda stop: service.run_node(home, settings.node, built, stop)))
+    running.run(running.until_stopped(lambda stop: service.run_node(home, settings, built, stop)))
 
 
 @node.command()

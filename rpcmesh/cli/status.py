@@ -10,6 +10,7 @@ from rpcmesh import paths
 from rpcmesh.cli.output import out, print_json, print_table
 from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
+from rpcmesh.firewall.watch import State
 from rpcmesh.words import size, span
 
 
@@ -39,6 +40,7 @@ def show(report: StatusReport) -> None:
     why = "" if report.ready else f": {report.reason}"
     out.print(f"{why}  {report.endpoint}  build {report.build_id}  up {span(report.uptime_s)}")
     out.print(model_line(report.model))
+    out.print(firewall_line(report))
     out.print()
     print_nodes(report.nodes)
     if report.links:
@@ -60,6 +62,16 @@ def model_line(model: ModelReport) -> str:
     where = ", ".join(f"{part.node or 'here'}: {layer_range(part.layers)}" for part in model.placement if part.layers)
     detail = {"loading": f" {model.progress:.0%}", "ready": f"  layers {where}"}.get(model.state, "")
     return f"model {model.name}  {model.state}{detail}" + (f"  ({model.reason})" if model.reason else "")
+
+
+def firewall_line(report: StatusReport) -> str:
+    """One line: the firewall of each machine that says something of it, and why one is not as meant."""
+    found = {"here": report.firewall} | {node.name: node.agent.firewall for node in report.nodes if node.agent}
+    said = [
+        f"{machine} {status.state.value}" + (f" ({status.reason})" if status.state is State.DRIFT else "")
+        for machine, status in found.items()
+    ]
+    return f"firewall  {', '.join(said)}"
 
 
 def layer_range(layers: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from rpcmesh.coordinator.addresses import addresses_towards
 from rpcmesh.coordinator.records import Action, Member
 from rpcmesh.coordinator.source_limit import SourceLimit
 from rpcmesh.coordinator.store import NameTakenError, Store
@@ -200,6 +201,7 @@ class _Door:
             mesh=mesh,
             node=member.name,
             coordinator_uri=names.coordinator_uri(mesh),
+            coordinator_addresses=addresses_towards(member.address),
         )
 
     def _note_refusal(self, wanted: JoinRequest, refused: Refuse, source: str) -> None:

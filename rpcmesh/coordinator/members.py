@@ -13,10 +13,12 @@ from enum import StrEnum
 import structlog
 
 from rpcmesh.coordinator import state
+from rpcmesh.coordinator.addresses import addresses_towards, membership_of
 from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.coordinator.founding import OpenMesh
 from rpcmesh.coordinator.records import Action, Member, MemberState
 from rpcmesh.errors import PeerError, RpcmeshError
+from rpcmesh.firewall import membership
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import ENGINE_WORKER, GUEST_WORKER
 from rpcmesh.pki import identity, names, renewal
@@ -34,15 +36,18 @@ class Chore(StrEnum):
     """What a node needs from its coordinator."""
 
     REVOCATIONS = "revocations"
+    ADDRESSES = "addresses"
     RENEWAL = "renewal"
 
 
-def chores(agent: AgentStatus, *, crl_number: int, now: float) -> tuple[Chore, ...]:
-    """What is due on a node that just answered."""
+def chores(agent: AgentStatus, *, crl_number: int, now: float, addresses: tuple[str, ...] = ()) -> tuple[Chore, ...]:
+    """What is due on a node that just answered. ``addresses`` are those that we connect to it from, if known."""
     leaf = agent.certificate
     due = []
     if agent.crl_number < crl_number:
         due.append(Chore.REVOCATIONS)
+    if addresses and agent.coordinator_addresses != addresses:
+        due.append(Chore.ADDRESSES)
     if renewal.is_due(leaf.not_before, leaf.not_after, renewal.jitter_of(leaf.serial), now):
         due.append(Chore.RENEWAL)
     return tuple(due)
@@ -88,17 +93,20 @@ class Members:
         for member in self._live():
             self._emit(state.NodeJoined(member.name, member.address))
         self._write_routes()
+        self._write_membership()
 
     def joined(self, member: Member) -> None:
         """A node was admitted: route to it."""
         self._emit(state.NodeJoined(member.name, member.address))
         self._write_routes()
+        self._write_membership()
         self._reload_tunnel()
 
     async def revoke(self, name: str) -> None:
         """Cut ``name`` off: its live connections here at once, and at every other node as soon as the list arrives."""
         revoked = self._mesh.revoke(name, time.time())
         self._write_routes()
+        self._write_membership()
         self._reload_tunnel()
         self._emit(state.NodeRevoked(name))
         log.info("node_revoked", node=name, crl_number=revoked.number)
@@ -131,7 +139,13 @@ class Members:
         try:
             agent = await client.status()
             self._emit(self._judge(member, agent))
-            for chore in chores(agent, crl_number=self._mesh.store.mesh().crl_number, now=time.time()):
+            due = chores(
+                agent,
+                crl_number=self._mesh.store.mesh().crl_number,
+                now=time.time(),
+                addresses=addresses_towards(member.address),
+            )
+            for chore in due:
                 await self._do(chore, member, client)
         except PeerError as error:
             self._emit(state.NodeUnreachable(member.name, await self._why(member, error)))
@@ -159,6 +173,8 @@ class Members:
         match chore:
             case Chore.REVOCATIONS:
                 await client.put_revocations(self._mesh.revocation_list())
+            case Chore.ADDRESSES:
+                await client.put_coordinator_addresses(addresses_towards(member.address))
             case Chore.RENEWAL:
                 now = time.time()
                 csr = await client.begin_renewal()
@@ -179,6 +195,9 @@ class Members:
 
     def _live(self) -> list[Member]:
         return [member for member in self._mesh.store.members() if member.state is MemberState.JOINED]
+
+    def _write_membership(self) -> None:
+        membership.write(self._mesh.home.root, membership_of(self._mesh.store.members()))
 
     def _write_routes(self) -> None:
         home, mesh = self._mesh.home, self._mesh.name

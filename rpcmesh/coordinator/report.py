@@ -6,6 +6,7 @@ import msgspec
 
 from rpcmesh.coordinator.state import Cluster
 from rpcmesh.engine.messages import DeviceLayers
+from rpcmesh.firewall.watch import FirewallStatus
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.tunnel.status import TunnelStatus
 
@@ -51,6 +52,8 @@ class StatusReport(msgspec.Struct, frozen=True):
     model: ModelReport
     nodes: tuple[NodeReport, ...]
     links: tuple[LinkReport, ...]
+    # Of the coordinator's own machine; a node's is in what its agent says.
+    firewall: FirewallStatus = FirewallStatus()
 
 
 def report(
@@ -63,6 +66,7 @@ def report(
     endpoint: str,
     uptime_s: float,
     reason: str | None,
+    firewall: FirewallStatus,
 ) -> StatusReport:
     """Put together what the coordinator knows now."""
     model = cluster.model
@@ -74,6 +78,7 @@ def report(
         uptime_s=uptime_s,
         ready=reason is None,
         reason=reason,
+        firewall=firewall,
         model=ModelReport(
             name=model.name,
             state=model.state.value,

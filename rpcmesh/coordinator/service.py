@@ -12,13 +12,14 @@ from aiohttp import web
 
 import rpcmesh
 from rpcmesh import config
-from rpcmesh.coordinator import admin, state
+from rpcmesh.coordinator import admin, metrics, state
 from rpcmesh.coordinator.founding import OpenMesh
 from rpcmesh.coordinator.join import join_routes
 from rpcmesh.coordinator.members import TUNNEL_STATUS, Members
 from rpcmesh.coordinator.model_host import ModelHost
 from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.errors import RpcmeshError
+from rpcmesh.firewall.watcher import Watcher
 from rpcmesh.gateway import tls
 from rpcmesh.gateway.app import make_app
 from rpcmesh.gateway.server import serving
@@ -42,6 +43,7 @@ class CoordinatorService:
         self._mesh = mesh
         self._build = build
         self._started = time.monotonic()
+        self._watcher = Watcher(mesh.home.root)
         self._cluster = state.Cluster()
         self._tunnel = Supervisor(self._egress())
         self._members = Members(mesh, build_id=build.build_id, emit=self._emit, reload_tunnel=self._tunnel.reload)
@@ -78,6 +80,7 @@ class CoordinatorService:
                     group.create_task(self._tunnel.run()),
                     group.create_task(self._run_members()),
                     group.create_task(self._host.run()),
+                    group.create_task(self._watcher.run()),
                     group.create_task(self._keep_gateway_certificate(context)),
                 ]
                 await stop.wait()
@@ -95,6 +98,7 @@ class CoordinatorService:
             endpoint=f"https://{self._mesh.settings.coordinator.listen}/v1",
             uptime_s=time.monotonic() - self._started,
             reason=self._host.not_ready_reason(),
+            firewall=self._watcher.status,
         )
 
     def _emit(self, event: state.Event) -> None:
@@ -138,7 +142,7 @@ class CoordinatorService:
         door = join_routes(
             self._mesh.store, self._mesh.authority, self._build.build_id, time.time, self._members.joined
         )
-        return make_app(self._host, self._mesh.store, extra_routes=door)
+        return make_app(self._host, self._mesh.store, extra_routes=[*door, metrics.route(self.status)])
 
     def _egress(self) -> Service:
         home = self._mesh.home

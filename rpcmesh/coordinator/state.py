@@ -7,6 +7,7 @@ from enum import StrEnum
 import msgspec
 
 from rpcmesh.engine.messages import LoadedModel
+from rpcmesh.firewall.watch import State
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import GUEST_WORKER
 
@@ -203,10 +204,20 @@ def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:
         former = before.nodes.get(name)
         if former is None or (former.state, former.reason) != (node.state, node.reason):
             said.append(f"node {name} is {node.state.value}" + (f": {node.reason}" if node.reason else ""))
+        firewall = _firewall(node)
+        if node.agent is not None and firewall != _firewall(former):
+            said.append(f"firewall of {name} is {firewall}")
     model = after.model
     if (before.model.state, before.model.name) != (model.state, model.name) and model.state is not ModelState.NONE:
         said.append(f"model {model.name} is {model.state.value}" + (f": {model.reason}" if model.reason else ""))
     return tuple(said)
+
+
+def _firewall(node: Node | None) -> str:
+    if node is None or node.agent is None or node.agent.firewall.state is State.UNWATCHED:
+        return State.UNWATCHED.value
+    status = node.agent.firewall
+    return status.state.value + (f": {status.reason}" if status.reason else "")
 
 
 # What a stranger may learn of a cluster that cannot answer; the sentence for the admin is ``Model.reason``.

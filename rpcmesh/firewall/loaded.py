@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -10,6 +9,8 @@ from typing import Literal
 import msgspec
 
 from rpcmesh.firewall import nft, pf
+from rpcmesh.firewall.policy import Policy, Role, Tables
+from rpcmesh.firewall.rules import Rules
 
 Backend = Literal["pf", "nft"]
 Argv = tuple[str, ...]
@@ -30,10 +31,12 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What ``apply`` left behind: the digest of the rules it was given, and what the tool then said is loaded."""
+    """What ``apply`` left behind: which rules it was given, and what the tool then said is loaded."""
 
     backend: Backend
-    rules_sha256: str
+    frame_sha256: str
+    tables: dict[str, tuple[str, ...]]
+    node_ports: tuple[int, ...]
     loaded: str
     # What pf gave for turning it on; it stays on until every such token is handed back.
     token: str = ""
@@ -52,6 +55,10 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     load: Callable[[str], Command]
     # Loads what `read` found, in place of all that is there now.
     restore: Callable[[Loaded | None], Command]
+    # Put these addresses into the loaded tables.
+    exchange: Callable[[Tables], tuple[Command, ...]]
+    # End what these addresses still have open, where leaving a table does not do that by itself.
+    cut: Callable[[tuple[str, ...]], tuple[Command, ...]]
     # Asked in this order.
     questions: Mapping[str, Question]
     read: Callable[[Answers], Loaded | None]
@@ -59,6 +66,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     enable: Argv = ()
     holders: Argv = ()
     release: Argv = ()
+    # Run now and then, where the kernel does not forget abusers by itself.
+    expire: Argv = ()
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -70,8 +79,8 @@ class Verdict(msgspec.Struct, frozen=True):
 AS_MEANT = Verdict("")
 
 
-def judge(found: Loaded | None, record: Record | None, rules: str) -> Verdict:
-    """Compare what is loaded with ``rules``, the text that the settings mean now."""
+def judge(found: Loaded | None, record: Record | None, rules: Rules) -> Verdict:
+    """Compare what is loaded with ``rules``, which the settings and the mesh's addresses mean now."""
     again = "rpcmesh firewall apply"
     if found is None:
         return Verdict("the firewall rules are not loaded", again)
@@ -79,44 +88,56 @@ def judge(found: Loaded | None, record: Record | None, rules: str) -> Verdict:
         return Verdict("firewall rules are loaded, but `rpcmesh firewall apply` did not load them for this home", again)
     if found.text != record.loaded:
         return Verdict("the loaded firewall rules were changed since they were applied (drift)", again)
-    if record.rules_sha256 != digest(rules):
+    if record.frame_sha256 != rules.frame_sha256:
         return Verdict("the loaded firewall rules are from older settings", again)
+    if (record.tables, record.node_ports) != (rules.tables, rules.node_ports):
+        return Verdict("the loaded firewall rules name older addresses", again)
     if found.obstacles:
         return Verdict(f"the firewall rules are loaded, but {found.obstacles[0]}", again)
     return AS_MEANT
 
 
-def digest(rules: str) -> str:
-    return hashlib.sha256(rules.encode()).hexdigest()
+def cut_off(former: Tables, now: Tables) -> tuple[str, ...]:
+    """The addresses that may keep nothing open: those that left the peers, and those that were revoked."""
+    gone = [one for one in former.get("peers", ()) if one not in now.get("peers", ())]
+    revoked = [one for one in now.get("revoked", ()) if one not in former.get("revoked", ())]
+    return tuple(gone + revoked)
 
 
 # nft
 
-_NFT_TABLE = nft.TABLE.split()
-# `add` first: the table that is deleted exists in any case, and all of it is one transaction.
-_NFT_EMPTY = f"table {nft.TABLE}\ndelete table {nft.TABLE}\n"
 _NFT_SET = re.compile(r"^\tset [^\n]* \{\n.*?^\t\}\n", re.MULTILINE | re.DOTALL)
 _NFT_DYNAMIC = re.compile(r"^\t\tflags [^\n]*\bdynamic\b", re.MULTILINE)
 _NFT_ELEMENTS = re.compile(r"^\t\telements = \{[^}]*\}\n", re.MULTILINE)
 
 
-def nft_load(text: str) -> Command:
-    return Command(("nft", "-f", "-"), text)
+def _nft(role: Role) -> Tool:
+    table = nft.TABLES[role]
+    # `table` first: what is deleted exists in any case, and all of it is one transaction.
+    empty = f"table {table}\ndelete table {table}\n"
 
+    def load(text: str) -> Command:
+        return Command(("nft", "-f", "-"), text)
 
-def nft_check(text: str) -> Command:
-    return Command(("nft", "-c", "-f", "-"), text)
+    def read(answers: Answers) -> Loaded | None:
+        # The listing in JSON is no better: nft 1.0.6 leaves the flag "dynamic" out of it.
+        if f"table {table}" not in answers["tables"].splitlines():
+            return None
+        return Loaded(_NFT_SET.sub(_without_passing_elements, answers["table"]))
 
-
-def nft_restore(former: Loaded | None) -> Command:
-    return nft_load(_NFT_EMPTY + (former.text if former else ""))
-
-
-def nft_read(answers: Answers) -> Loaded | None:
-    # The listing in JSON is no better: nft 1.0.6 leaves the flag "dynamic" out of it.
-    if f"table {nft.TABLE}" not in answers["tables"].splitlines():
-        return None
-    return Loaded(_NFT_SET.sub(_without_passing_elements, answers["table"]))
+    return Tool(
+        check=lambda text: Command(("nft", "-c", "-f", "-"), text),
+        load=load,
+        restore=lambda former: load(empty + (former.text if former else "")),
+        exchange=lambda tables: (load(nft.replacement(role, tables)),),
+        # What is open has no rights of its own in our chains.
+        cut=lambda _: (),
+        questions={
+            "tables": Question(("nft", "list", "tables", "inet")),
+            "table": Question(("nft", "--stateless", "list", "table", *table.split()), may_fail=True),
+        },
+        read=read,
+    )
 
 
 def _without_passing_elements(found: re.Match[str]) -> str:
@@ -126,30 +147,69 @@ def _without_passing_elements(found: re.Match[str]) -> str:
 
 # pf
 
-_PF = ("pfctl", "-a", pf.ANCHOR)
-_PF_PEERS, _PF_ABUSE = "rpcmesh_peers", "rpcmesh_abuse"
+_PF_ABUSE_S = 3600
 _PF_TOKEN = re.compile(r"^Token : ([0-9]+)\s*$", re.MULTILINE)
 
 
-def pf_load(text: str) -> Command:
-    return Command((*_PF, "-f", "-"), text)
+def _pf(role: Role) -> Tool:
+    anchor = ("pfctl", "-a", pf.ANCHORS[role])
+    names = ("peers", "revoked") if role == "coordinator" else ("peers",)
+
+    def load(text: str) -> Command:
+        return Command((*anchor, "-f", "-"), text)
+
+    def read(answers: Answers) -> Loaded | None:
+        rules = answers["rules"]
+        if not rules.strip():
+            return None
+        tables = "".join(
+            _pf_table(name, sorted(answers.get(name, "").split()))
+            for name in (*names, "abuse")
+            if f"<rpcmesh_{name}>" in rules
+        )
+        return Loaded(tables + rules, tuple(_pf_obstacles(answers)))
+
+    def exchange(tables: Tables) -> tuple[Command, ...]:
+        return tuple(
+            Command((*anchor, "-t", f"rpcmesh_{name}", "-T", *(("replace", *members) if members else ("flush",))))
+            for name, members in tables.items()
+            # Where anybody may come there is no table of peers.
+            if members or name != "peers"
+        )
+
+    def cut(addresses: tuple[str, ...]) -> tuple[Command, ...]:
+        # States pass without a look at the rules. Those of a connection may have begun at either end.
+        return tuple(
+            Command(("pfctl", *ends))
+            for one in addresses
+            for ends in (("-k", one), ("-k", "::/0" if ":" in one else "0.0.0.0/0", "-k", one))
+        )
+
+    return Tool(
+        check=lambda text: Command((*anchor, "-nf", "-"), text),
+        load=load,
+        restore=lambda former: load(former.text) if former else Command((*anchor, "-F", "all")),
+        exchange=exchange,
+        cut=cut,
+        questions={
+            "rules": Question((*anchor, "-s", "rules")),
+            **{name: Question((*anchor, "-t", f"rpcmesh_{name}", "-T", "show"), may_fail=True) for name in names},
+            "info": Question(("pfctl", "-s", "info")),
+            "main": Question(("pfctl", "-s", "rules")),
+            "interfaces": Question(("pfctl", "-vv", "-s", "Interfaces")),
+        },
+        read=read,
+        enable=("pfctl", "-E"),
+        holders=("pfctl", "-s", "References"),
+        release=("pfctl", "-X"),
+        expire=(*anchor, "-t", "rpcmesh_abuse", "-T", "expire", str(_PF_ABUSE_S)),
+    )
 
 
-def pf_check(text: str) -> Command:
-    return Command((*_PF, "-nf", "-"), text)
-
-
-def pf_restore(former: Loaded | None) -> Command:
-    return pf_load(former.text) if former else Command((*_PF, "-F", "all"))
-
-
-def pf_read(answers: Answers) -> Loaded | None:
-    rules = answers["rules"]
-    if not rules.strip():
-        return None
-    peers = sorted(answers["peers"].split())
-    tables = f"table <{_PF_PEERS}> persist {{ {', '.join(peers)} }}\n" if peers else ""
-    return Loaded(f"{tables}table <{_PF_ABUSE}> persist\n{rules}", tuple(_pf_obstacles(answers)))
+def _pf_table(name: str, addresses: list[str]) -> str:
+    # Who was caught as an abuser is no part of the rules.
+    listed = f" {{ {', '.join(addresses)} }}" if addresses and name != "abuse" else ""
+    return f"table <rpcmesh_{name}> persist{listed}\n"
 
 
 def _pf_obstacles(answers: Answers) -> list[str]:
@@ -177,31 +237,9 @@ def pf_holds(token: str, said: str) -> bool:
     return bool(token) and token in said.split()
 
 
-TOOLS: Mapping[Backend, Tool] = {
-    "nft": Tool(
-        check=nft_check,
-        load=nft_load,
-        restore=nft_restore,
-        questions={
-            "tables": Question(("nft", "list", "tables", "inet")),
-            "table": Question(("nft", "--stateless", "list", "table", *_NFT_TABLE), may_fail=True),
-        },
-        read=nft_read,
-    ),
-    "pf": Tool(
-        check=pf_check,
-        load=pf_load,
-        restore=pf_restore,
-        questions={
-            "rules": Question((*_PF, "-s", "rules")),
-            "peers": Question((*_PF, "-t", _PF_PEERS, "-T", "show"), may_fail=True),
-            "info": Question(("pfctl", "-s", "info")),
-            "main": Question(("pfctl", "-s", "rules")),
-            "interfaces": Question(("pfctl", "-vv", "-s", "Interfaces")),
-        },
-        read=pf_read,
-        enable=("pfctl", "-E"),
-        holders=("pfctl", "-s", "References"),
-        release=("pfctl", "-X"),
-    ),
-}
+_TOOLS: Mapping[Backend, Callable[[Role], Tool]] = {"nft": _nft, "pf": _pf}
+MAKE: Mapping[Backend, Callable[[Policy], Rules]] = {"nft": nft.make, "pf": pf.make}
+
+
+def tool(backend: Backend, role: Role) -> Tool:
+    return _TOOLS[backend](role)

@@ -31,16 +31,20 @@ class Rule:
         self._action = action
         self._tables = tables
         self._protocols: list[str] = []
-        self._syn_only = False
+        self._flags = ""
         self._keeps_state = False
-        self._from_table = False
+        self._no_state = False
+        self._inbound = False
+        self._names_table = False
+        self._own_port = False
         self._has_ports_or_user = False
 
     def read(self) -> None:
         words = self._words
         if self._action == "block":
             words.skip("drop") or words.skip("return") or words.skip("return-rst")
-        words.skip("in") or words.skip("out")
+        self._inbound = words.skip("in")
+        self._inbound or words.skip("out")
         while self._log() or words.skip("quick"):
             pass
         if words.skip("on"):
@@ -82,16 +86,19 @@ class Rule:
         if words.skip("from"):
             token = words.peek()
             words.each("a host", lambda: host(words, self._tables))
-            self._from_table = token == Token("<")
+            self._names_table = token == Token("<")
             self._port()
         if words.skip("to"):
+            self._names_table |= words.peek() == Token("<")
             words.each("a host", lambda: host(words, self._tables))
-            self._port()
+            self._own_port = self._port()
 
-    def _port(self) -> None:
-        if self._words.skip("port"):
-            self._has_ports_or_user = True
-            self._words.each("a port", self._one_port)
+    def _port(self) -> bool:
+        if not self._words.skip("port"):
+            return False
+        self._has_ports_or_user = True
+        self._words.each("a port", self._one_port)
+        return True
 
     def _one_port(self) -> None:
         self._words.skip("=")
@@ -114,9 +121,8 @@ class Rule:
         words = self._words
         match words.word("an option"):
             case "flags":
-                flags = words.word("flags")
-                self._syn_only = flags == "S" and words.skip("/", "SA")
-                if not self._syn_only:
+                self._flags = words.word("flags")
+                if self._flags not in {"S", "A"} or not words.skip("/", "SA"):
                     raise WrongError("write flags S/SA: a rule for other packets breaks connections it does not mean")
             case "user" | "group":
                 self._has_ports_or_user = True
@@ -128,6 +134,7 @@ class Rule:
                     _state_options(words, self._tables)
             case "no":
                 words.need("state")
+                self._no_state = True
             case "label":
                 label = words.take()
                 if label is None or len(label.text.encode()) > _LABEL_MAX:
@@ -138,18 +145,20 @@ class Rule:
     def _judge(self) -> None:
         """What pf refuses, or takes otherwise than meant, though each part can be read."""
         tcp = self._protocols == ["tcp"]
-        if self._syn_only and not tcp:
+        if self._flags and not tcp:
             raise WrongError("flags belong to proto tcp only")
         if self._has_ports_or_user and not (self._protocols and set(self._protocols) <= {"tcp", "udp"}):
             raise WrongError("port, user and group belong to proto tcp or udp")
         if self._keeps_state and self._action == "block":
             raise WrongError("a block rule keeps no state")
-        if not self._syn_only and (tcp or not self._protocols or "tcp" in self._protocols):
-            # Blocking everything from a table of known abusers is the exception: their open connections end too.
-            if self._action == "block" and not (tcp and self._from_table):
-                raise WrongError("block without proto tcp and flags S/SA also drops replies to connections of others")
-            if self._action == "pass" and tcp:
-                raise WrongError("pass without flags S/SA makes states in the middle of connections")
+        if self._flags == "S" or (self._protocols and "tcp" not in self._protocols):
+            return
+        if self._action == "pass" and tcp and not self._no_state:
+            raise WrongError("pass without flags S/SA makes states in the middle of connections")
+        # Two kinds of packets are no reply to somebody's connection: to or from addresses that are to be cut off, and
+        # what comes in to the port of a service.
+        if self._action == "block" and not (tcp and (self._names_table or (self._inbound and self._own_port))):
+            raise WrongError("block without proto tcp and flags S/SA also drops replies to connections of others")
 
 
 def host(words: Words, tables: set[str], *, in_rule: bool = True) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, TypeGuard
 
 import msgspec
 
 from rpcmesh import config
 from rpcmesh.errors import RpcmeshError
+from rpcmesh.firewall.membership import Membership
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Role = Literal["node", "coordinator"]
+# Addresses by what they mean, as both rule languages write them.
+Tables = Mapping[str, tuple[str, ...]]
 
 # A kernel's interface name, 15 bytes at most, and no character that means something in a rule file.
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", re.ASCII)
@@ -40,19 +44,22 @@ LIMITS = {
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """The rules that one machine needs.
+    """The rules that one home needs.
 
     ``peers`` are addresses or networks that may reach ``tls_port``: a node's coordinator, a coordinator's clients
-    (none means any). ``interfaces`` are where they may come from (none means any). A stock llama.cpp worker on TCP is
-    closed to all but the user ``service_uid`` of this machine.
+    (none means any). ``interfaces`` are where they may come from (none means any). A coordinator's connections to
+    ``node_ports`` of ``revoked`` addresses are cut. A stock llama.cpp worker on TCP is closed to all but the user
+    ``service_uid`` of this machine.
 
     Raises :class:`RpcmeshError` that quotes the first wrong value.
     """
 
-    role: Literal["node", "coordinator"]
+    role: Role
     tls_port: int
     peers: tuple[str, ...] = ()
     interfaces: tuple[str, ...] = ()
+    revoked: tuple[str, ...] = ()
+    node_ports: tuple[int, ...] = (config.TUNNEL_PORT,)
     stock_worker_port: int | None = None
     service_uid: int | None = None
 
@@ -61,6 +68,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
             raise RpcmeshError(f"{self.role!r} is not a role", hint="it is node or coordinator")
         _require_port(self.tls_port)
         self._require_peers()
+        self._require_revoked()
         for name in self.interfaces:
             if not isinstance(name, str) or not _INTERFACE.fullmatch(name):
                 raise RpcmeshError(
@@ -73,28 +81,29 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         return LIMITS[self.role]
 
     @property
-    def networks(self) -> tuple[Network, ...]:
-        """The peers without duplicates and overlaps, IPv4 first."""
-        return (*self.networks_v4, *self.networks_v6)
-
-    @property
-    def networks_v4(self) -> tuple[ipaddress.IPv4Network, ...]:
-        found = (network(peer) for peer in self.peers)
-        return tuple(ipaddress.collapse_addresses(one for one in found if isinstance(one, ipaddress.IPv4Network)))
-
-    @property
-    def networks_v6(self) -> tuple[ipaddress.IPv6Network, ...]:
-        found = (network(peer) for peer in self.peers)
-        return tuple(ipaddress.collapse_addresses(one for one in found if isinstance(one, ipaddress.IPv6Network)))
+    def tables(self) -> Tables:
+        """The addresses by what they mean: without duplicates and overlaps, IPv4 first."""
+        peers, revoked = _collapsed(self.peers), _collapsed(self.revoked)
+        return {"peers": peers, "revoked": revoked} if self.role == "coordinator" else {"peers": peers}
 
     def _require_peers(self) -> None:
         for peer in self.peers:
             network(peer)
-        for whole in self.networks:
-            if whole.prefixlen == 0:
-                raise RpcmeshError(f"{whole.with_prefixlen!r} lets everybody in", hint=self._peers_hint)
+        for whole in _collapsed(self.peers):
+            if network(whole).prefixlen == 0:
+                raise RpcmeshError(f"{whole!r} lets everybody in", hint=self._peers_hint)
         if self.role == "node" and not self.peers:
             raise RpcmeshError(f"no address may reach this node's port {self.tls_port}", hint=self._peers_hint)
+
+    def _require_revoked(self) -> None:
+        if self.role == "node" and self.revoked:
+            raise RpcmeshError("a node has no connections to other nodes that could be cut")
+        for address in self.revoked:
+            network(address)
+        for port in self.node_ports:
+            _require_port(port)
+        if not self.node_ports:
+            raise RpcmeshError("a coordinator's nodes listen on some port", hint="the default is 7443")
 
     @property
     def _peers_hint(self) -> str:
@@ -132,20 +141,43 @@ def network(text: str) -> Network:
     return found
 
 
-def for_home(settings: config.Config, role: Literal["node", "coordinator"]) -> Policy:
-    """The policy that the config file asks for."""
-    if role == "node":
-        _, port = config.parse_address(settings.node.listen)
-        peers = settings.firewall.peers
-    else:
-        _, port = config.parse_address(settings.coordinator.listen)
-        peers = settings.firewall.clients
-    return Policy(role=role, tls_port=port, peers=peers, interfaces=settings.firewall.interfaces)
+def for_home(settings: config.Config, role: Role, known: Membership, owner_uid: int) -> Policy:
+    """The policy that the config file asks for, with the addresses that the mesh is known to have.
+
+    ``owner_uid`` is the user that the home belongs to, and its services run as.
+    """
+    stock_port = settings.firewall.stock_worker_port or None
+    listen = settings.node.listen if role == "node" else settings.coordinator.listen
+    _, port = config.parse_address(listen)
+    # Addresses in the config file are an admin's decision, and what the coordinator says does not change it.
+    of_a_node = settings.firewall.peers or known.peers
+    return Policy(
+        role=role,
+        tls_port=port,
+        peers=of_a_node if role == "node" else settings.firewall.clients,
+        interfaces=settings.firewall.interfaces,
+        revoked=known.revoked if role == "coordinator" else (),
+        node_ports=known.node_ports or (config.TUNNEL_PORT,),
+        stock_worker_port=stock_port,
+        service_uid=owner_uid if stock_port is not None else None,
+    )
 
 
-def addresses(networks: Iterable[Network]) -> list[str]:
-    """As both rule languages write them: a single address without its prefix length."""
-    return [str(one.network_address) if one.prefixlen == one.max_prefixlen else one.with_prefixlen for one in networks]
+def of_family(addresses: Iterable[str], version: int) -> tuple[str, ...]:
+    """Those of ``addresses`` that are of IP ``version`` 4 or 6."""
+    return tuple(one for one in addresses if network(one).version == version)
+
+
+def _collapsed(texts: Iterable[str]) -> tuple[str, ...]:
+    found = [network(text) for text in texts]
+    v4 = ipaddress.collapse_addresses(one for one in found if isinstance(one, ipaddress.IPv4Network))
+    v6 = ipaddress.collapse_addresses(one for one in found if isinstance(one, ipaddress.IPv6Network))
+    return (*map(_written, v4), *map(_written, v6))
+
+
+def _written(one: Network) -> str:
+    """As both rule languages write it: a single address without its prefix length."""
+    return str(one.network_address) if one.prefixlen == one.max_prefixlen else one.with_prefixlen
 
 
 def _whole_network(text: str) -> str | None:

@@ -25,6 +25,9 @@ CLIENT_GONE = 499
 HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large"}
 
 
+GUARDED = ("/v1/", "/metrics/")
+
+
 @dataclass
 class Trace:
     """What is learned about one request on its way, for its headers and its log line."""
@@ -107,12 +110,12 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 def authenticated(keys: KeyStore, now: Callable[[], float]) -> Middleware:
-    """Everything below ``/v1`` needs a key, unknown routes there too: a stranger cannot map the API."""
+    """Everything below ``/v1`` and ``/metrics`` needs a key, unknown routes too: a stranger cannot map the API."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         # The route as registered, because that is what was matched: the path as sent may be spelled otherwise.
-        if f"{_route(request) or request.path}/".startswith("/v1/"):
+        if f"{_route(request) or request.path}/".startswith(GUARDED):
             trace = request[TRACE]
             match check(presented_key(request), keys, now()):
                 case Refusal() as refusal:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from rpcmesh import bounded
 from rpcmesh.errors import PeerError, RpcmeshError
+from rpcmesh.firewall import membership
 from rpcmesh.paths import Home
 from rpcmesh.pki import certificate, identity, join_string, messages, names, signing_request, tokens
 from rpcmesh.pki.certificate import Certificate
@@ -68,6 +69,9 @@ async def join(
     leaf = _check_grant(invitation, granted, name, now)
     # The CA is the one that the pin vouches for, not the one in the answer.
     installed = identity.install(home.identity, key_pem, leaf.pem, ca_pem, granted.crl_pem.encode())
+    if granted.coordinator_addresses:
+        known = membership.Membership(peers=membership.single_addresses(granted.coordinator_addresses))
+        membership.write(home.root, known)
     return JoinResult(granted.mesh, name, installed.uri, granted.coordinator_uri, installed.not_after)
 
 

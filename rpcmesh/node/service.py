@@ -9,6 +9,10 @@ import structlog
 
 import rpcmesh
 from rpcmesh import config
+from rpcmesh.errors import RpcmeshError
+from rpcmesh.firewall import membership
+from rpcmesh.firewall.watch import State
+from rpcmesh.firewall.watcher import Watcher
 from rpcmesh.native_build import Build
 from rpcmesh.node import api, telemetry, worker
 from rpcmesh.node.guest import Guest
@@ -27,22 +31,32 @@ TUNNEL_STATUS = "tunnel"
 class Node:
     """Everything that one node runs. :meth:`run` until ``stop`` is set."""
 
-    def __init__(self, home: Home, settings: config.Node, build: Build) -> None:
+    def __init__(self, home: Home, settings: config.Config, build: Build) -> None:
         self._home = home
+        self._firewall_required = settings.node.firewall == "required"
+        self._stop_on_drift = settings.firewall.on_drift == "stop"
+        self._watcher = Watcher(home.root)
         self._build = build
         self._started = time.monotonic()
         self._principal = identity.load(home.identity).principal
-        self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.worker_threads))
-        self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.worker_threads))
-        self._tunnel = Supervisor(self._ingress(settings.listen))
+        self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.node.worker_threads))
+        self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.node.worker_threads))
+        self._tunnel = Supervisor(self._ingress(settings.node.listen))
         self._agent = api.Agent(
-            identity_dir=home.identity,
+            home=home,
             status=self.status,
             reload_tunnel=self._tunnel.reload,
             want_guest=self._guest.want,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
+        """Raises :class:`RpcmeshError` when the settings require a verified firewall and there is none."""
+        seen = await self._watcher.look()
+        if self._firewall_required and seen.state is not State.VERIFIED:
+            raise RpcmeshError(
+                f'[node] firewall is "required", and it is not verified: {seen.reason}',
+                hint="as root: rpcmesh firewall keep, or rpcmesh service install --role firewall",
+            )
         self._write_routes()
         # In every line from here on, also in those of the tasks below.
         structlog.contextvars.bind_contextvars(node=self._principal.node)
@@ -51,12 +65,22 @@ class Node:
             services = [
                 group.create_task(self._worker.run()),
                 group.create_task(self._guest.run()),
-                group.create_task(self._tunnel.run()),
+                group.create_task(self._watcher.run()),
+                group.create_task(self._run_tunnel_behind_firewall() if self._stop_on_drift else self._tunnel.run()),
             ]
             await stop.wait()
             for service in services:
                 service.cancel()
         log.info("node_stopped")
+
+    async def _run_tunnel_behind_firewall(self) -> None:
+        while True:
+            await self._watcher.until(lambda state: state is State.VERIFIED)
+            async with asyncio.TaskGroup() as group:
+                running = group.create_task(self._tunnel.run())
+                await self._watcher.until(lambda state: state is not State.VERIFIED)
+                log.error("tunnel_stopped", reason=self._watcher.status.reason)
+                running.cancel()
 
     def status(self) -> AgentStatus:
         held = identity.load(self._home.identity)
@@ -80,6 +104,8 @@ class Node:
             ),
             crl_number=held.revocations.number,
             tunnel_state=self._tunnel.snapshot.state.value,
+            coordinator_addresses=membership.read(self._home.root).peers,
+            firewall=self._watcher.status,
         )
 
     def _ingress(self, listen: str) -> Service:
@@ -115,7 +141,7 @@ class Node:
         )
 
 
-async def run_node(home: Home, settings: config.Node, build: Build, stop: asyncio.Event) -> None:
+async def run_node(home: Home, settings: config.Config, build: Build, stop: asyncio.Event) -> None:
     """Run the node of ``home`` until ``stop`` is set."""
     await Node(home, settings, build).run(stop)
 

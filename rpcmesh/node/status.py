@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from rpcmesh.firewall.watch import FirewallStatus
+
 
 class Device(msgspec.Struct, frozen=True):
     """A ggml device of the worker, as it printed it at its start. Sizes in MiB, as printed."""
@@ -49,3 +51,6 @@ class AgentStatus(msgspec.Struct, frozen=True):
     certificate: CertificateStatus
     crl_number: int
     tunnel_state: str
+    # Where this node believes the coordinator's connections to come from.
+    coordinator_addresses: tuple[str, ...] = ()
+    firewall: FirewallStatus = FirewallStatus()

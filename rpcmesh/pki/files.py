@@ -72,9 +72,9 @@ def require_private(path: Path, found: os.stat_result) -> None:
     """Refuse a secret file that somebody else owns or can open."""
     if not stat.S_ISREG(found.st_mode):
         raise RpcmeshError(f"{str(path)!r} is not a regular file")
-    if found.st_uid != os.getuid():
+    if found.st_uid != os.geteuid():
         raise RpcmeshError(
-            f"{str(path)!r} belongs to uid {found.st_uid}, not to you", hint=f"sudo chown {os.getuid()} {path}"
+            f"{str(path)!r} belongs to uid {found.st_uid}, not to you", hint=f"sudo chown {os.geteuid()} {path}"
         )
     if found.st_mode & 0o077:
         raise RpcmeshError(

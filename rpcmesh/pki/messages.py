@@ -71,6 +71,8 @@ class JoinGranted(msgspec.Struct, frozen=True):
     mesh: str
     node: str
     coordinator_uri: str
+    # Where the coordinator's connections to this node will come from, for its firewall.
+    coordinator_addresses: tuple[str, ...] = ()
 
 
 class JoinRefused(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,6 +19,7 @@ from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.errors import PeerError, RpcmeshError
 from rpcmesh.node import api
 from rpcmesh.node.status import AgentStatus, CertificateStatus, Device, WorkerStatus
+from rpcmesh.paths import Home
 from rpcmesh.pki import identity, names, signing_request
 from rpcmesh.pki.authority import Authority
 from rpcmesh.pki.revocation import Revocations, Revoked
@@ -51,7 +52,8 @@ class Served:
     def __init__(self, root: Path) -> None:
         self.authority = Authority.create(root / "authority", MESH, time.time())
         self.foreign = Authority.create(root / "foreign", MESH, time.time())
-        self.identity_dir = root / "identity"
+        self.home = Home(root)
+        self.identity_dir = self.home.identity
         self.socket = root / "agent.sock"
         self.reloads = 0
         self.guests_wanted = 0
@@ -62,7 +64,7 @@ class Served:
 
     def agent(self) -> api.Agent:
         return api.Agent(
-            identity_dir=self.identity_dir,
+            home=self.home,
             status=lambda: STATUS,
             reload_tunnel=self._reload,
             want_guest=self._want_guest,

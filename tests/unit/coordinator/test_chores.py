@@ -67,6 +67,24 @@ def test_nothing_is_due_on_a_node_that_has_it_all() -> None:
     assert chores(node(), crl_number=5, now=BORN) == ()
 
 
+@pytest.mark.parametrize(
+    ("believed", "true", "due"),
+    [
+        ((), ("10.0.0.1",), (Chore.ADDRESSES,)),
+        (("10.0.0.1",), ("10.0.0.1",), ()),
+        (("10.0.0.1",), ("10.0.0.2",), (Chore.ADDRESSES,)),
+        (("10.0.0.1",), (), ()),
+    ],
+    ids=["unknown", "known", "moved", "no way there"],
+)
+def test_a_node_is_told_where_its_coordinator_is(
+    believed: tuple[str, ...], true: tuple[str, ...], due: tuple[Chore, ...]
+) -> None:
+    told = msgspec.structs.replace(node(), coordinator_addresses=believed)
+
+    assert chores(told, crl_number=5, now=BORN, addresses=true) == due
+
+
 @given(
     serial=st.integers(0, 2**160 - 1).map("{:x}".format),
     ages=st.tuples(st.floats(0, 8 * DAY_S), st.floats(0, 8 * DAY_S)).map(sorted),

@@ -28,6 +28,7 @@ from rpcmesh.coordinator.state import (
     NodeUnreachable,
 )
 from rpcmesh.engine.messages import DeviceLayers, LoadedModel
+from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
 
 LOADED = LoadedModel(
@@ -70,6 +71,8 @@ A_UNSEEN = Node("a", "10.0.0.1:7443")
 A_UP = Node("a", "10.0.0.1:7443", NodeState.UP, "", A_SAYS)
 A_DOWN = Node("a", "10.0.0.1:7443", NodeState.DOWN, "no answer", A_SAYS)
 A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
+DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
+A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
 LOADING = Model("tiny", ModelState.LOADING, progress=0.5)
 READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED)
 
@@ -263,6 +266,9 @@ def test_one_silent_node_keeps_the_cluster_unsettled() -> None:
         (cluster(model=LOADING), cluster(model=READY), ["model tiny is ready"]),
         (cluster(model=READY), cluster(model=Model("tiny", ModelState.FAILED, "gone")), ["model tiny is failed: gone"]),
         (cluster(), cluster(), []),
+        (cluster(A_UP), cluster(A_DRIFTED), ["firewall of a is drift: the rules were changed"]),
+        (cluster(A_DRIFTED), cluster(A_UP), ["firewall of a is unwatched"]),
+        (cluster(A_DRIFTED), cluster(A_REVOKED), ["node a is revoked: revoked"]),
     ],
 )
 def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: Cluster, said: list[str]) -> None:

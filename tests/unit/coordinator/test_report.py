@@ -11,12 +11,14 @@ from test_cluster_state import LOADED, agent
 from rpcmesh.coordinator.report import LinkReport, StatusReport, report
 from rpcmesh.coordinator.state import Cluster, Model, ModelState, Node, NodeState
 from rpcmesh.engine.messages import DeviceLayers
+from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.tunnel.status import Session, Totals, TunnelStatus
 
 PLACED = (
     DeviceLayers("a", "w0", "RPC0", (0,), output=False, weight_bytes=100),
     DeviceLayers(None, None, "CPU", (1,), output=True, weight_bytes=200),
 )
+DRIFTED = FirewallStatus(State.DRIFT, "somebody changed them", drifts=2)
 READY = Model("tiny", ModelState.READY, progress=1.0, loaded=msgspec.structs.replace(LOADED, placement=PLACED))
 
 
@@ -34,6 +36,7 @@ def reported(cluster: Cluster, seen: TunnelStatus | None = None, reason: str | N
         endpoint="https://10.0.0.1:8443/v1",
         uptime_s=12.5,
         reason=reason,
+        firewall=DRIFTED,
     )
 
 
@@ -41,6 +44,7 @@ def test_it_names_the_mesh_and_its_endpoint() -> None:
     found = reported(Cluster())
     assert (found.mesh, found.version, found.build_id) == ("home", "1.2.3", "b1")
     assert (found.endpoint, found.uptime_s) == ("https://10.0.0.1:8443/v1", 12.5)
+    assert found.firewall == DRIFTED
 
 
 @pytest.mark.parametrize(("reason", "ready"), [(None, True), ("loading", False)])
@@ -108,7 +112,19 @@ def test_the_document_keeps_its_field_names() -> None:
     cluster = Cluster({"a": Node("a", "10.0.0.1:7443", NodeState.UP, "", agent("a", w0="ready"))}, READY)
     found = json.loads(msgspec.json.encode(reported(cluster, tunnel(session))))
     assert list(found) == (
-        ["mesh", "version", "build_id", "endpoint", "uptime_s", "ready", "reason", "model", "nodes", "links"]
+        [
+            "mesh",
+            "version",
+            "build_id",
+            "endpoint",
+            "uptime_s",
+            "ready",
+            "reason",
+            "model",
+            "nodes",
+            "links",
+            "firewall",
+        ]
     )
     assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement"]
     assert list(found["model"]["placement"][0]) == ["node", "worker", "device", "layers", "output", "weight_bytes"]

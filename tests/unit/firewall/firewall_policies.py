@@ -23,7 +23,12 @@ KNOWN = {
     ),
     "coordinator-any": Policy(role="coordinator", tls_port=8443),
     "coordinator-clients": Policy(
-        role="coordinator", tls_port=8443, peers=("10.0.0.0/8", "fd00::/8"), interfaces=("en0",)
+        role="coordinator",
+        tls_port=8443,
+        peers=("10.0.0.0/8", "fd00::/8"),
+        interfaces=("en0",),
+        revoked=("192.168.1.12", "fd00::12"),
+        node_ports=(7443, 7444),
     ),
 }
 
@@ -58,11 +63,14 @@ def policies(draw: st.DrawFn, names: st.SearchStrategy[str]) -> Policy:
     role = draw(st.sampled_from(["node", "coordinator"]))
     tls_port, worker_port = draw(st.lists(st.integers(1, 65535), min_size=2, max_size=2, unique=True))
     stock = draw(st.booleans())
+    coordinates = role == "coordinator"
     return Policy(
         role=role,
         tls_port=tls_port,
         peers=tuple(draw(st.lists(peers, min_size=1 if role == "node" else 0, max_size=12))),
         interfaces=tuple(draw(st.lists(names, max_size=4))),
+        revoked=tuple(draw(st.lists(peers, max_size=6))) if coordinates else (),
+        node_ports=tuple(draw(st.lists(st.integers(1, 65535), min_size=1, max_size=4))),
         stock_worker_port=worker_port if stock else None,
         service_uid=draw(st.integers(0, 2**31 - 1)) if stock else None,
     )

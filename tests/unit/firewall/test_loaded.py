@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 
 from rpcmesh.firewall import loaded
-from rpcmesh.firewall.loaded import TOOLS, Command, Loaded, Record
+from rpcmesh.firewall.loaded import Command, Loaded, Record, cut_off, tool
+from rpcmesh.firewall.rules import Rules
 
-RULES = 'block drop in log quick proto tcp from any to any port = 7443 flags S/SA label "rpcmesh:deny"\n'
+NFT, PF = tool("nft", "node"), tool("pf", "node")
+PEER_RULE = (
+    "pass in quick proto tcp from <rpcmesh_peers> to any port = 7443 flags S/SA keep state "
+    "(overload <rpcmesh_abuse> flush)\n"
+)
+RULES = (
+    "block drop in log quick proto tcp from <rpcmesh_abuse> to any port = 7443\n"
+    f'{PEER_RULE}block drop in log quick on ! lo0 proto tcp from any to any port = 7443 label "rpcmesh:deny"\n'
+)
 ANCHOR = ("pfctl", "-a", "com.apple/100.rpcmesh")
 PF_ANSWERS = {
     "rules": RULES,
@@ -45,20 +54,20 @@ SEEN	}
 @pytest.mark.parametrize(
     ("command", "meant"),
     [
-        (TOOLS["nft"].check("R"), Command(("nft", "-c", "-f", "-"), "R")),
-        (TOOLS["nft"].load("R"), Command(("nft", "-f", "-"), "R")),
+        (NFT.check("R"), Command(("nft", "-c", "-f", "-"), "R")),
+        (NFT.load("R"), Command(("nft", "-f", "-"), "R")),
         (
-            TOOLS["nft"].restore(None),
+            NFT.restore(None),
             Command(("nft", "-f", "-"), "table inet rpcmesh\ndelete table inet rpcmesh\n"),
         ),
         (
-            TOOLS["nft"].restore(Loaded("R")),
+            NFT.restore(Loaded("R")),
             Command(("nft", "-f", "-"), "table inet rpcmesh\ndelete table inet rpcmesh\nR"),
         ),
-        (TOOLS["pf"].check("R"), Command((*ANCHOR, "-nf", "-"), "R")),
-        (TOOLS["pf"].load("R"), Command((*ANCHOR, "-f", "-"), "R")),
-        (TOOLS["pf"].restore(None), Command((*ANCHOR, "-F", "all"))),
-        (TOOLS["pf"].restore(Loaded("R")), Command((*ANCHOR, "-f", "-"), "R")),
+        (PF.check("R"), Command((*ANCHOR, "-nf", "-"), "R")),
+        (PF.load("R"), Command((*ANCHOR, "-f", "-"), "R")),
+        (PF.restore(None), Command((*ANCHOR, "-F", "all"))),
+        (PF.restore(Loaded("R")), Command((*ANCHOR, "-f", "-"), "R")),
     ],
 )
 def test_commands(command: Command, meant: Command) -> None:
@@ -82,37 +91,36 @@ def test_commands(command: Command, meant: Command) -> None:
     ],
 )
 def test_questions(backend: loaded.Backend, meant: dict[str, str]) -> None:
-    asked = TOOLS[backend].questions
+    asked = tool(backend, "node").questions
 
     assert {name: " ".join(question.argv) for name, question in asked.items()} == meant
 
 
 def test_pf_is_turned_on_and_released_by_token() -> None:
-    pf = TOOLS["pf"]
-
-    assert (pf.enable, pf.holders, pf.release) == (("pfctl", "-E"), ("pfctl", "-s", "References"), ("pfctl", "-X"))
+    assert (PF.enable, PF.holders, PF.release) == (("pfctl", "-E"), ("pfctl", "-s", "References"), ("pfctl", "-X"))
 
 
 def test_no_command_touches_the_rules_of_the_whole_machine() -> None:
-    pf = TOOLS["pf"]
     argvs = [
-        *(question.argv for question in pf.questions.values()),
-        *(command.argv for command in (pf.check("R"), pf.load("R"), pf.restore(None), pf.restore(Loaded("R")))),
+        *(question.argv for question in PF.questions.values()),
+        *(command.argv for command in (PF.check("R"), PF.load("R"), PF.restore(None), PF.restore(Loaded("R")))),
+        *(command.argv for command in (*PF.exchange({"peers": ("10.0.0.1",)}), *PF.cut(("10.0.0.1",)))),
+        PF.expire,
     ]
 
-    changing = [argv for argv in argvs if {"-f", "-nf", "-F"} & set(argv)]
+    changing = [argv for argv in argvs if {"-f", "-nf", "-F", "replace", "expire"} & set(argv)]
 
-    assert len(changing) == 4
+    assert len(changing) == 6
     assert all(argv[:3] == ANCHOR for argv in changing)
     assert not any("-d" in argv for argv in argvs)
 
 
 def test_nft_without_our_table_has_nothing_loaded() -> None:
-    assert TOOLS["nft"].read({"tables": "table inet rpcmesh2\ntable inet filter\n", "table": ""}) is None
+    assert NFT.read({"tables": "table inet rpcmesh2\ntable inet filter\n", "table": ""}) is None
 
 
 def test_addresses_that_nft_has_seen_are_not_part_of_the_rules() -> None:
-    found = TOOLS["nft"].read({"tables": "table inet rpcmesh\n", "table": NFT_TABLE})
+    found = NFT.read({"tables": "table inet rpcmesh\n", "table": NFT_TABLE})
 
     assert found is not None
     assert found.text == NFT_TABLE.replace(SEEN, "")
@@ -120,15 +128,23 @@ def test_addresses_that_nft_has_seen_are_not_part_of_the_rules() -> None:
 
 
 def test_an_empty_anchor_has_nothing_loaded() -> None:
-    assert TOOLS["pf"].read({**PF_ANSWERS, "rules": ""}) is None
+    assert PF.read({**PF_ANSWERS, "rules": ""}) is None
 
 
 def test_what_pf_has_loaded_is_text_that_it_would_load_again() -> None:
-    found = TOOLS["pf"].read(PF_ANSWERS)
+    found = PF.read(PF_ANSWERS)
 
     assert found == Loaded(
         f"table <rpcmesh_peers> persist {{ 192.168.1.10, fd00::10 }}\ntable <rpcmesh_abuse> persist\n{RULES}"
     )
+
+
+def test_a_table_that_no_pf_rule_names_is_not_loaded_again() -> None:
+    rules = RULES.replace(PEER_RULE, "")
+
+    found = PF.read({**PF_ANSWERS, "rules": rules, "peers": ""})
+
+    assert found == Loaded(f"table <rpcmesh_abuse> persist\n{rules}")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +155,10 @@ def test_what_pf_has_loaded_is_text_that_it_would_load_again() -> None:
     ],
 )
 def test_pf_rules_that_have_no_effect_are_not_as_meant(answer: str, said: str, obstacle: str) -> None:
-    found = TOOLS["pf"].read({**PF_ANSWERS, answer: said})
+    found = PF.read({**PF_ANSWERS, answer: said})
     assert found is not None
 
-    verdict = loaded.judge(found, Record("pf", loaded.digest("R"), found.text), "R")
+    verdict = loaded.judge(found, Record("pf", "R", PEERS, (), found.text), meant())
 
     assert obstacle in verdict.problem
 
@@ -151,32 +167,38 @@ def test_pf_rules_that_have_no_effect_are_not_as_meant(answer: str, said: str, o
 def test_a_skipped_lo0_matters_only_to_a_stock_worker(label: str, obstacles: int) -> None:
     rules = RULES.replace("rpcmesh:deny", label)
 
-    found = TOOLS["pf"].read({**PF_ANSWERS, "rules": rules, "interfaces": "en0\nlo0 (skip)\n"})
+    found = PF.read({**PF_ANSWERS, "rules": rules, "interfaces": "en0\nlo0 (skip)\n"})
 
     assert found is not None
     assert len(found.obstacles) == obstacles
 
 
-MEANT = Record("nft", loaded.digest("R"), "listed")
+PEERS = {"peers": ("10.0.0.1",)}
+MEANT = Record("nft", "R", PEERS, (), "listed")
+
+
+def meant(frame: str = "R", peer: str = "10.0.0.1") -> Rules:
+    return Rules("node", "text", frame, {"peers": (peer,)}, ())
 
 
 @pytest.mark.parametrize(
     ("found", "record", "rules", "problem"),
     [
-        (None, None, "R", "not loaded"),
-        (None, MEANT, "R", "not loaded"),
-        (Loaded("listed"), None, "R", "did not load them"),
-        (Loaded("other"), MEANT, "R", "drift"),
-        (Loaded("other"), MEANT, "R2", "drift"),
-        (Loaded("listed"), MEANT, "R2", "older settings"),
+        (None, None, meant(), "not loaded"),
+        (None, MEANT, meant(), "not loaded"),
+        (Loaded("listed"), None, meant(), "did not load them"),
+        (Loaded("other"), MEANT, meant(), "drift"),
+        (Loaded("other"), MEANT, meant("R2"), "drift"),
+        (Loaded("listed"), MEANT, meant("R2"), "older settings"),
+        (Loaded("listed"), MEANT, meant(peer="10.0.0.2"), "older addresses"),
     ],
 )
-def test_what_differs_is_named(found: Loaded | None, record: Record | None, rules: str, problem: str) -> None:
+def test_what_differs_is_named(found: Loaded | None, record: Record | None, rules: Rules, problem: str) -> None:
     assert problem in loaded.judge(found, record, rules).problem
 
 
 def test_what_was_applied_and_not_changed_is_as_meant() -> None:
-    assert loaded.judge(Loaded("listed"), MEANT, "R") == loaded.AS_MEANT
+    assert loaded.judge(Loaded("listed"), MEANT, meant()) == loaded.AS_MEANT
 
 
 def test_the_token_is_read_from_what_pfctl_prints() -> None:
@@ -196,3 +218,47 @@ def test_pf_is_held_by_a_whole_token_only(token: str, holds: bool) -> None:
     )
 
     assert loaded.pf_holds(token, said) is holds
+
+
+def test_nft_exchanges_addresses_in_one_transaction() -> None:
+    (command,) = NFT.exchange({"peers": ("10.0.0.1", "10.0.1.0/24")})
+
+    assert command == Command(
+        ("nft", "-f", "-"),
+        "flush set inet rpcmesh peers_v4\n"
+        "add element inet rpcmesh peers_v4 { 10.0.0.1, 10.0.1.0/24 }\n"
+        "flush set inet rpcmesh peers_v6\n",
+    )
+
+
+def test_pf_exchanges_addresses_table_by_table() -> None:
+    pf = tool("pf", "coordinator")
+
+    said = [command.argv[3:] for command in pf.exchange({"peers": ("10.0.0.1", "fd00::1"), "revoked": ()})]
+
+    assert said == [
+        ("-t", "rpcmesh_peers", "-T", "replace", "10.0.0.1", "fd00::1"),
+        ("-t", "rpcmesh_revoked", "-T", "flush"),
+    ]
+
+
+def test_pf_leaves_a_table_alone_that_an_open_coordinator_does_not_have() -> None:
+    assert len(tool("pf", "coordinator").exchange({"peers": (), "revoked": ()})) == 1
+
+
+def test_pf_kills_what_began_at_either_end() -> None:
+    said = [command.argv for command in PF.cut(("10.0.0.1", "fd00::1"))]
+
+    assert said == [
+        ("pfctl", "-k", "10.0.0.1"),
+        ("pfctl", "-k", "0.0.0.0/0", "-k", "10.0.0.1"),
+        ("pfctl", "-k", "fd00::1"),
+        ("pfctl", "-k", "::/0", "-k", "fd00::1"),
+    ]
+
+
+def test_who_left_the_peers_and_who_was_revoked_is_cut_off() -> None:
+    former = {"peers": ("10.0.0.1", "10.0.0.2"), "revoked": ("10.0.0.8",)}
+    now = {"peers": ("10.0.0.2", "10.0.0.3"), "revoked": ("10.0.0.8", "10.0.0.9")}
+
+    assert cut_off(former, now) == ("10.0.0.1", "10.0.0.9")

@@ -51,10 +51,28 @@ def test_loading_begins_by_removing_the_table_that_was_there() -> None:
     assert lines[:2] == ["table inet rpcmesh", "delete table inet rpcmesh"]
 
 
-def test_a_family_without_peers_has_no_rule_that_accepts_it() -> None:
-    rules = nft.render(firewall_policies.KNOWN["node"])
-    assert "ip saddr @peers_v4 accept" in rules
-    assert "@peers_v6" not in rules
+def test_other_addresses_do_not_change_the_frame() -> None:
+    now, later = (nft.make(Policy(role="node", tls_port=7443, peers=(peer,))) for peer in ("10.0.0.1", "fd00::1"))
+
+    assert now.frame_sha256 == later.frame_sha256
+    assert now.tables != later.tables
+
+
+def test_other_settings_change_the_frame() -> None:
+    frames = {
+        nft.make(Policy(role="node", tls_port=port, peers=("10.0.0.1",), interfaces=names)).frame_sha256
+        for port in (7443, 7444)
+        for names in ((), ("eth0",))
+    }
+
+    assert len(frames) == 4
+
+
+def test_nodes_on_other_ports_do_not_change_the_frame_of_a_coordinator() -> None:
+    now, later = (nft.make(Policy(role="coordinator", tls_port=8443, node_ports=ports)) for ports in ((7443,), (7444,)))
+
+    assert now.frame_sha256 == later.frame_sha256
+    assert now.node_ports != later.node_ports
 
 
 def test_without_a_stock_worker_nothing_is_decided_on_the_way_out() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rpcmesh import config
 from rpcmesh.errors import RpcmeshError
-from rpcmesh.firewall.policy import Policy, addresses, for_home
+from rpcmesh.firewall.membership import NOTHING, Membership
+from rpcmesh.firewall.policy import Policy, for_home
 
 NODE: dict[str, Any] = {"role": "node", "tls_port": 7443, "peers": ("192.168.1.10",)}
 
@@ -73,19 +74,22 @@ def test_a_node_without_peers_is_told_the_setting() -> None:
 
 
 def test_a_coordinator_without_peers_is_open_to_any() -> None:
-    assert Policy(role="coordinator", tls_port=8443).networks == ()
+    assert Policy(role="coordinator", tls_port=8443).tables["peers"] == ()
 
 
 def test_duplicates_and_overlaps_among_peers_are_gone() -> None:
     policy = Policy(**NODE | {"peers": ("fd00::1", "10.1.0.0/16", "10.0.0.0/8", "10.1.2.3", "fd00::1")})
-    assert addresses(policy.networks) == ["10.0.0.0/8", "fd00::1"]
+    assert policy.tables == {"peers": ("10.0.0.0/8", "fd00::1")}
 
 
 @given(peers=st.lists(st.text(max_size=30), max_size=2), interfaces=st.lists(st.text(max_size=20), max_size=2))
 def test_any_text_is_a_policy_or_an_error_of_ours(peers: list[str], interfaces: list[str]) -> None:
     with contextlib.suppress(RpcmeshError):
         made = Policy(role="coordinator", tls_port=8443, peers=tuple(peers), interfaces=tuple(interfaces))
-        assert len(made.networks) <= len(peers)
+        assert len(made.tables["peers"]) <= len(peers)
+
+
+OWNER = 478
 
 
 def test_a_nodes_policy_comes_from_its_listen_address_and_peers() -> None:
@@ -93,7 +97,9 @@ def test_a_nodes_policy_comes_from_its_listen_address_and_peers() -> None:
         node=config.Node(listen="[fd00::2]:7444"),
         firewall=config.Firewall(peers=("fd00::1",), clients=("10.0.0.0/8",), interfaces=("en0",)),
     )
-    assert for_home(settings, "node") == Policy(role="node", tls_port=7444, peers=("fd00::1",), interfaces=("en0",))
+    assert for_home(settings, "node", NOTHING, OWNER) == Policy(
+        role="node", tls_port=7444, peers=("fd00::1",), interfaces=("en0",)
+    )
 
 
 def test_a_coordinators_policy_comes_from_its_listen_address_and_clients() -> None:
@@ -101,4 +107,35 @@ def test_a_coordinators_policy_comes_from_its_listen_address_and_clients() -> No
         coordinator=config.Coordinator(listen="10.0.0.1:8444"),
         firewall=config.Firewall(peers=("fd00::1",), clients=("10.0.0.0/8",)),
     )
-    assert for_home(settings, "coordinator") == Policy(role="coordinator", tls_port=8444, peers=("10.0.0.0/8",))
+    assert for_home(settings, "coordinator", NOTHING, OWNER) == Policy(
+        role="coordinator", tls_port=8444, peers=("10.0.0.0/8",)
+    )
+
+
+def test_a_node_follows_the_addresses_that_its_coordinator_has() -> None:
+    known = Membership(peers=("10.0.0.1", "fd00::1"))
+
+    assert for_home(config.Config(), "node", known, OWNER).tables == {"peers": ("10.0.0.1", "fd00::1")}
+
+
+def test_addresses_in_the_settings_of_a_node_are_the_admins_last_word() -> None:
+    settings = config.Config(firewall=config.Firewall(peers=("10.0.0.7",)))
+
+    assert for_home(settings, "node", Membership(peers=("10.0.0.1",)), OWNER).peers == ("10.0.0.7",)
+
+
+def test_a_coordinator_cuts_what_it_has_open_to_revoked_nodes() -> None:
+    known = Membership(revoked=("10.0.0.9", "fd00::9"), node_ports=(7443, 7444))
+
+    policy = for_home(config.Config(), "coordinator", known, OWNER)
+
+    assert policy.tables == {"peers": (), "revoked": ("10.0.0.9", "fd00::9")}
+    assert policy.node_ports == (7443, 7444)
+
+
+def test_a_stock_worker_belongs_to_the_owner_of_the_home() -> None:
+    settings = config.Config(firewall=config.Firewall(peers=("10.0.0.1",), stock_worker_port=50052))
+
+    policy = for_home(settings, "node", NOTHING, OWNER)
+
+    assert (policy.stock_worker_port, policy.service_uid) == (50052, OWNER)

@@ -1,0 +1,64 @@
+"""What a monitoring system reads: each figure is taken from the status document when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from rpcmesh.coordinator.report import StatusReport
+from rpcmesh.firewall.watch import FirewallStatus, State
+
+# The machine label of the coordinator's own firewall. No node can have this name: it is no DNS label.
+COORDINATOR = "_coordinator"
+
+
+def render(report: StatusReport) -> bytes:
+    """``report`` in Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Figures(report))
+    return generate_latest(registry)
+
+
+def route(status: Callable[[], Awaitable[StatusReport]]) -> web.RouteDef:
+    """``GET /metrics``. The gateway asks for a key there."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=render(await status()), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return web.get("/metrics", metrics)
+
+
+class _Figures:
+    def __init__(self, report: StatusReport) -> None:
+        self._report = report
+
+    def collect(self) -> Iterable[Metric]:
+        report = self._report
+        yield GaugeMetricFamily("rpcmesh_ready", "1 when a request would be answered now.", value=report.ready)
+        up = GaugeMetricFamily("rpcmesh_node_up", "1 when the node answers and its worker is ready.", labels=["node"])
+        for node in report.nodes:
+            up.add_metric([node.name], node.state == "up")
+        yield up
+        yield from _firewalls({COORDINATOR: report.firewall} | _of_nodes(report))
+
+
+def _of_nodes(report: StatusReport) -> dict[str, FirewallStatus]:
+    return {node.name: node.agent.firewall for node in report.nodes if node.agent is not None}
+
+
+def _firewalls(found: dict[str, FirewallStatus]) -> Iterable[Metric]:
+    verified = GaugeMetricFamily(
+        "rpcmesh_firewall_verified", "1 when the loaded firewall rules are as meant.", labels=["machine"]
+    )
+    drifts = CounterMetricFamily(
+        "rpcmesh_firewall_drifts", "How often firewall rules stopped being as meant.", labels=["machine"]
+    )
+    for machine, status in found.items():
+        verified.add_metric([machine], status.state is State.VERIFIED)
+        drifts.add_metric([machine], status.drifts)
+    yield verified
+    yield drifts

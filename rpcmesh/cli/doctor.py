@@ -8,9 +8,11 @@ from rich.text import Text
 
 from rpcmesh import paths
 from rpcmesh.cli.output import err, out, plain, print_json
-from rpcmesh.doctor import checks
-from rpcmesh.doctor.checks import Finding
-from rpcmesh.doctor.gather import gather, mend
+from rpcmesh.doctor import rows
+from rpcmesh.doctor.checks.home import repairs
+from rpcmesh.doctor.findings import Finding
+from rpcmesh.doctor.gather.everything import gather
+from rpcmesh.doctor.mending import mend
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -21,21 +23,22 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 def doctor(as_json: bool, fix: bool) -> None:
     """Look for what is wrong with this machine's part of the mesh, and say what mends it.
 
-    Exit status 0 when nothing fails, 1 otherwise. Nothing is changed without --fix.
+    On a coordinator this measures the links to its nodes, each for a second or so. Exit status 0 when nothing
+    fails, 1 otherwise. Nothing is changed without --fix.
     """
     home, cache = paths.Home(paths.default_home()), paths.default_cache()
     facts = gather(home, cache)
-    if fix and (repairs := checks.repairs(facts)):
-        for repair in repairs:
+    if fix and (mendable := repairs(facts)):
+        for repair in mendable:
             mend(repair)
             err.print(f"done: {plain(repair.command)}")
         facts = gather(home, cache)
-    findings = checks.examine(facts)
+    findings = rows.examine(facts)
     if as_json:
         print_json(findings)
     else:
         show(findings)
-    if not checks.healthy(findings):
+    if not rows.healthy(findings):
         raise SystemExit(1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,28 @@ from whole_mesh import node_in, until_report
 
 from rpcmesh import config, paths
 from rpcmesh.coordinator import founding
-from rpcmesh.doctor.checks import Finding
+from rpcmesh.doctor.findings import Finding
 from rpcmesh.native_build import Build
 from rpcmesh.paths import Home
 
 DOCTOR = (sys.executable, "-c", "from rpcmesh.cli.doctor import doctor; doctor()")
 OTHER_ID = "f00df00df00df00d"
-# What depends on the machine that the tests run on.
-OF_THE_MACHINE = {"disk", "open files", "cpu governor", "macos", "memory"}
+# What depends on the machine that the tests run on; nobody keeps its firewall.
+OF_THE_MACHINE = {
+    "firewall",
+    "firewalls",
+    "disk",
+    "open files",
+    "huge pages",
+    "cpu governor",
+    "heat",
+    "sleep",
+    "gpu",
+    "macos",
+    "memory",
+    "sandbox",
+    "links",
+}
 
 
 def run_doctor(home: Home, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -201,8 +216,10 @@ def test_a_key_of_another_certificate_fails(build: Build) -> None:
 
 async def test_a_running_mesh_is_well_and_a_stopped_node_is_named_with_the_reason(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2, nodes=2, min_workers=1) as mesh:
+        await until_report(mesh, lambda seen: {node.state for node in seen.nodes} == {"up"}, "both nodes")
         well, sound = await asyncio.to_thread(findings, mesh.home)
         node_well, node_sound = await asyncio.to_thread(findings, mesh.node_home("node-1"))
+        listen = config.load(mesh.node_home("node-1").config).node.listen
 
         await mesh.processes.pop("node-2").stop(10)
         await until_report(mesh, lambda seen: "nothing answers" in node_in(seen, "node-2").reason, "the loss of node-2")
@@ -215,7 +232,15 @@ async def test_a_running_mesh_is_well_and_a_stopped_node_is_named_with_the_reaso
         "worker w0 of node-1 is ready",
         "worker w0 of node-2 is ready",
     ]
+    assert [finding.message.partition(":")[0] for finding in of("links", sound)] == ["node-1", "node-2"]
+    assert all(re.search(r" round trip, .* there, .*bit/s back", finding.message) for finding in of("links", sound))
+    assert [finding.message.partition("'")[0] for finding in of("clocks", sound)] == ["node-1", "node-2"]
+    # Loopback passes every firewall by.
+    assert of("strangers", sound) == []
     assert node_well == 0, node_sound
+    assert [finding.message for finding in of("open ports", node_sound)] == [f"only the tunnel listens, on {listen}"]
+    (walls,) = of("sandbox", node_sound)
+    assert walls.message.startswith("worker w0 has ")
     assert "worker w0 is ready" in {finding.message for finding in of("node", node_sound)}
     assert [finding for finding in node_sound if finding.level != "ok" and finding.check not in OF_THE_MACHINE] == []
     assert ill == 1

@@ -1,4 +1,4 @@
-"""Each check as a table: facts in, level and fix out."""
+"""Each check of a home and of what runs from it as a table: facts in, level and fix out."""
 
 from __future__ import annotations
 
@@ -7,93 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from doctor_facts import GIB, HOME, UID, agent, facts, leaf_of, levels, node, report, said, worker
 
-from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
-from rpcmesh.doctor import checks
-from rpcmesh.doctor.checks import Finding
-from rpcmesh.doctor.facts import (
-    BuildSeen,
-    Disk,
-    Entry,
-    Facts,
-    Leaf,
-    Listening,
-    MacSettings,
-    ModelFile,
-    Native,
-    NotRunning,
-    Unknown,
-)
-from rpcmesh.node.status import AgentStatus, CertificateStatus, Device, WorkerStatus
-
-HOME = Path("/home/mesh")
-UID = 1000
-DAY_S = 86400.0
-NOW = 100 * DAY_S
-GIB, MIB = 2**30, 2**20
-
-
-def facts(**known: Any) -> Facts:
-    return Facts(**{"now": NOW, "role": "coordinator", "home": HOME, "uid": UID, **known})
-
-
-def said(check: str, **known: Any) -> list[Finding]:
-    return [finding for finding in checks.examine(facts(**known)) if finding.check == check]
-
-
-def levels(check: str, **known: Any) -> list[str]:
-    return [finding.level for finding in said(check, **known)]
-
-
-def worker(**changes: Any) -> WorkerStatus:
-    ready = {"name": "w0", "state": "ready", "pid": 1, "restarts": 0, "last_exit": "", "rss_bytes": GIB}
-    return WorkerStatus(**{**ready, **changes})
-
-
-def leaf_of(age_days: float, life_days: float = 7.0) -> tuple[float, float]:
-    return NOW - age_days * DAY_S, NOW + (life_days - age_days) * DAY_S
-
-
-def agent(age_days: float = 1.0, **changes: Any) -> AgentStatus:
-    not_before, not_after = leaf_of(age_days)
-    well = {
-        "name": "a",
-        "mesh": "mesh",
-        "version": "0.1.0",
-        "build_id": "b1",
-        "backend": "cpu",
-        "os": "Linux 6.1",
-        "arch": "x86_64",
-        "uptime_s": 5.0,
-        "memory_total_bytes": 16 * GIB,
-        "memory_available_bytes": 8 * GIB,
-        "load_1min": 0.0,
-        "workers": (worker(),),
-        "certificate": CertificateStatus("spiffe://mesh/node/a", "01", not_before, not_after),
-        "crl_number": 1,
-        "tunnel_state": "ready",
-    }
-    return AgentStatus(**{**well, **changes})
-
-
-def node(name: str = "a", state: str = "up", reason: str = "", said_last: AgentStatus | None = None) -> NodeReport:
-    return NodeReport(name=name, address="10.0.0.2:7443", state=state, reason=reason, agent=said_last)
-
-
-def report(*nodes: NodeReport, **model: Any) -> StatusReport:
-    shown = {"name": "m", "state": "ready", "reason": "", "progress": 1.0, "n_ctx": 512, "placement": (), **model}
-    return StatusReport(
-        mesh="mesh",
-        version="0.1.0",
-        build_id="b1",
-        endpoint="https://10.0.0.1:8443/v1",
-        uptime_s=60.0,
-        ready=True,
-        reason=None,
-        model=ModelReport(**shown),
-        nodes=nodes,
-        links=(),
-    )
+from rpcmesh.doctor import rows
+from rpcmesh.doctor.checks.home import repairs
+from rpcmesh.doctor.facts import BuildSeen, Entry, Facts, Leaf, Listening, ModelFile, Native, NotRunning, Unknown
+from rpcmesh.doctor.findings import Finding
+from rpcmesh.node.status import Device
 
 
 @pytest.mark.parametrize(
@@ -148,7 +68,7 @@ def test_rights_of_others_fail_and_can_be_taken_away(kind: Any, mode: int, fix: 
     (finding,) = said("permissions", entries=entries)
 
     assert (finding.level, finding.fix) == ("ok" if fix is None else "fail", fix)
-    assert [repair.command for repair in checks.repairs(facts(entries=entries))] == ([fix] if fix else [])
+    assert [repair.command for repair in repairs(facts(entries=entries))] == ([fix] if fix else [])
 
 
 def test_what_belongs_to_somebody_else_fails_and_is_not_repaired() -> None:
@@ -157,7 +77,7 @@ def test_what_belongs_to_somebody_else_fails_and_is_not_repaired() -> None:
     (finding,) = said("permissions", entries=entries)
 
     assert (finding.level, finding.fix) == ("fail", "sudo chown 1000 /home/mesh/x")
-    assert checks.repairs(facts(entries=entries)) == ()
+    assert repairs(facts(entries=entries)) == ()
 
 
 @pytest.mark.parametrize(
@@ -180,19 +100,6 @@ def test_a_missing_compiler_comes_with_the_command_that_installs_it() -> None:
     assert (finding.level, finding.fix) == ("fail", "apt install x")
     assert "cmake and make or ninja" in finding.message
     assert levels("native build", native=Native((), "")) == ["ok"]
-
-
-@pytest.mark.parametrize(
-    ("free_bytes", "level"),
-    [(5 * GIB, "ok"), (5 * GIB - 1, "warn"), (500 * MIB, "warn"), (500 * MIB - 1, "fail"), (0, "fail")],
-)
-def test_disk_room_has_two_bounds(free_bytes: int, level: str) -> None:
-    assert levels("disk", disks=(Disk("cache", Path("/c"), free_bytes),)) == [level]
-
-
-@pytest.mark.parametrize(("limit", "level"), [(1024, "ok"), (1023, "warn"), (256, "warn"), (255, "fail")])
-def test_open_files_have_two_bounds(limit: int, level: str) -> None:
-    assert levels("open files", open_files_limit=limit) == [level]
 
 
 @pytest.mark.parametrize(
@@ -287,7 +194,7 @@ def test_another_system_is_a_note_and_another_release_not_even_that(other: Any, 
 def test_a_coordinator_that_does_not_run_is_one_warning() -> None:
     known = facts(coordinator=NotRunning("no coordinator answers", "rpcmesh serve"))
 
-    wrong = [finding for finding in checks.examine(known) if finding.check in ("coordinator", "nodes", "workers")]
+    wrong = [finding for finding in rows.examine(known) if finding.check in ("coordinator", "nodes", "workers")]
 
     assert wrong == [Finding("coordinator", "warn", "no coordinator answers", "rpcmesh serve")]
 
@@ -300,26 +207,6 @@ def test_a_model_that_does_not_serve_is_said_with_its_reason(state: str, level: 
     assert "too large" in finding.message
 
 
-@pytest.mark.parametrize(
-    ("governors", "expected"),
-    [((), []), (("performance", "performance"), ["ok"]), (("performance", "powersave"), ["warn"])],
-)
-def test_a_governor_other_than_performance_warns(governors: tuple[str, ...], expected: list[str]) -> None:
-    assert levels("cpu governor", governors=governors) == expected
-
-
-@pytest.mark.parametrize(
-    ("mac", "expected"),
-    [
-        (MacSettings(0, 0), ["ok", "ok"]),
-        (MacSettings(57344, 1), ["ok", "warn"]),
-        (MacSettings(None, None), ["warn", "warn"]),
-    ],
-)
-def test_a_mac_must_not_sleep(mac: MacSettings, expected: list[str]) -> None:
-    assert levels("macos", mac=mac) == expected
-
-
 def test_an_address_that_is_gone_fails() -> None:
     assert levels("address", listening=Listening("10.0.0.1:1")) == ["ok"]
     assert levels("address", listening=Listening("10.0.0.1:1", problem="gone")) == ["fail"]
@@ -330,10 +217,10 @@ def test_every_fact_that_could_not_be_had_is_said_and_fails_nothing() -> None:
     names = {field.name for field in msgspec.structs.fields(Facts)} - {"now", "role", "home", "uid", "disks"}
     known = facts(**dict.fromkeys(names, missing), disks=(missing,))
 
-    found = checks.examine(known)
+    found = rows.examine(known)
 
     unseen = [finding for finding in found if finding.message == "could not be looked at: the disk is asleep"]
     assert len(unseen) == len(names) + 1
     assert {finding.level for finding in unseen} == {"warn"}
-    assert checks.healthy(found)
-    assert checks.repairs(known) == ()
+    assert rows.healthy(found)
+    assert repairs(known) == ()

@@ -40,7 +40,7 @@ def _role(verb: Decorated) -> Decorated:
 
 @click.group()
 def service() -> None:
-    """Run a node or the coordinator as a service that starts with the machine."""
+    """Run a node, the coordinator or the firewall's keeper as a service that starts with the machine."""
 
 
 @service.command()
@@ -52,7 +52,8 @@ def service() -> None:
 def install(role: plan.Role, executable: PurePosixPath | None, platform: plan.Platform | None, dry_run: bool) -> None:
     """Install the service, enable it and start it. Needs root. Again: what differs is changed, and only then restarted.
 
-    It runs as a user of its own, with all its state in one directory, behind the walls that the system offers.
+    It runs as a user of its own, with all its state in one directory, behind the walls that the system offers. The
+    firewall's runs as root with few rights, and loads and watches the rules of both others.
     """
     system = _system(platform, dry_run=dry_run)
     if not dry_run:
@@ -69,7 +70,7 @@ def install(role: plan.Role, executable: PurePosixPath | None, platform: plan.Pl
         raise problem
     if not os.access(chosen, os.X_OK):
         raise RpcmeshError(f"{str(chosen)!r} is not a program", hint="give the full path: --executable PATH")
-    first = not Path(plan.place(system, role).home / "config.toml").exists()
+    first = role in plan.HOMES and not Path(plan.place(system, role).home / "config.toml").exists()
     if not carry_out.carry_out(planned, _print_done):
         out.print(f"{plan.place(system, role).service} is installed as it should be: nothing changed")
     if first:
@@ -84,15 +85,15 @@ def install(role: plan.Role, executable: PurePosixPath | None, platform: plan.Pl
 def uninstall(role: plan.Role, platform: plan.Platform | None, dry_run: bool) -> None:
     """Stop the service and remove its files. Needs root. The state directory is left."""
     system = _system(platform, dry_run=dry_run)
-    planned = plan.uninstall(system, role)
+    planned = plan.uninstall(system, role, _this_program())
     if dry_run:
         _print_plan(planned)
     else:
         carry_out.require_root(_same_command("uninstall", role))
         if not carry_out.carry_out(planned, _print_done):
             out.print(f"{plan.place(system, role).service} is not installed: nothing changed")
-    other: plan.Role = "coordinator" if role == "node" else "node"
-    out.print(plan.left_behind(system, role, other_is_installed=Path(plan.place(system, other).file).exists()))
+    others = [plan.place(system, other).file for other in plan.HOMES if other != role]
+    out.print(plan.left_behind(system, role, other_is_installed=any(Path(file).exists() for file in others)))
 
 
 @service.command()

@@ -13,12 +13,14 @@ from rpcmesh.errors import RpcmeshError
 from rpcmesh.service_files.steps import MakeDirectory, MakeUser, Remove, Run, Step, WaitUntilFails, WriteFile, owner
 
 Platform = Literal["linux", "macos"]
-Role = Literal["node", "coordinator"]
+Role = Literal["node", "coordinator", "firewall"]
 # (template's file name below deploy/, its variables) -> text
 Render = Callable[[str, dict[str, Any]], str]
 
 PLATFORMS: tuple[Platform, ...] = ("linux", "macos")
-ROLES: tuple[Role, ...] = ("node", "coordinator")
+# Those that have a home of their own; the firewall's service works on theirs.
+HOMES: tuple[Role, ...] = ("node", "coordinator")
+ROLES: tuple[Role, ...] = (*HOMES, "firewall")
 
 # Below 500 macOS hides an account; Apple's own end far below.
 MACOS_IDS = range(478, 400, -1)
@@ -35,7 +37,7 @@ _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._+@:=,~/-]+")
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where one service's files lie, and the user that it runs as."""
+    """Where one service's files lie, and the user that owns the state. All but the firewall's run as that user."""
 
     service: str
     file: PurePosixPath
@@ -46,6 +48,7 @@ class Place(msgspec.Struct, frozen=True):
     cache: PurePosixPath
     # Where standard error goes; None: to the journal.
     log: PurePosixPath | None = None
+    log_owner: str = ""
 
 
 def place(platform: Platform, role: Role) -> Place:
@@ -58,7 +61,8 @@ def place(platform: Platform, role: Role) -> Place:
             service, state, user = f"dev.rpcmesh.{role}", PurePosixPath("/var/db/rpcmesh"), "_rpcmesh"
             file = PurePosixPath("/Library/LaunchDaemons", f"{service}.plist")
             log = PurePosixPath("/usr/local/var/log/rpcmesh", role, "stderr.log")
-    return Place(service, file, f"{file.name}.j2", user, state, state / role, state / "cache", log)
+    log_owner = "root:wheel" if role == "firewall" else owner(user)
+    return Place(service, file, f"{file.name}.j2", user, state, state / role, state / "cache", log, log_owner)
 
 
 def install(platform: Platform, role: Role, executable: PurePosixPath, *, uid: int, render: Render) -> tuple[Step, ...]:
@@ -75,19 +79,22 @@ def install(platform: Platform, role: Role, executable: PurePosixPath, *, uid: i
     names = {
         "role": role,
         "executable": executable,
-        **{field: getattr(at, field) for field in ("service", "user", "home", "cache", "log")},
+        "homes": [place(platform, other).home for other in HOMES],
+        **{field: getattr(at, field) for field in ("service", "user", "state", "home", "cache", "log", "log_owner")},
     }
-    state = [MakeDirectory(path, 0o700, owner(at.user)) for path in (at.state, at.home, at.cache)]
+    own = (at.home, at.cache) if role in HOMES else ()
+    state = [MakeDirectory(path, 0o700, owner(at.user)) for path in (at.state, *own)]
     file = render(at.template, names)
     if platform == "linux":
-        return _linux_install(at, state, file)
+        return _linux_install(at, state, file, role=role)
     return _macos_install(at, state, file, render("newsyslog.rpcmesh.conf.j2", names), role=role, uid=uid)
 
 
-def uninstall(platform: Platform, role: Role) -> tuple[Step, ...]:
-    """The steps that leave nothing but what :func:`left_behind` names."""
+def uninstall(platform: Platform, role: Role, executable: PurePosixPath) -> tuple[Step, ...]:
+    """The steps that leave nothing but what :func:`left_behind` names. ``executable`` takes loaded rules away."""
     at = place(platform, role)
-    return _linux_uninstall(at) if platform == "linux" else _macos_uninstall(at, role)
+    stopped = _linux_uninstall(at) if platform == "linux" else _macos_uninstall(at, role)
+    return stopped if role in HOMES else (*stopped, *_without_rules(platform, executable))
 
 
 def out_of_reach(platform: Platform, needed: Iterable[PurePosixPath]) -> RpcmeshError | None:
@@ -119,6 +126,8 @@ def as_user(platform: Platform, role: Role, executable: PurePosixPath, *verb: st
 
 def next_steps(platform: Platform, role: Role, executable: PurePosixPath) -> tuple[str, ...]:
     """What is left to do by hand after the first install: compile, and join or found a mesh."""
+    if role == "firewall":
+        return ()
     at = place(platform, role)
     begin = ("join", "STRING") if role == "node" else ("init",)
     start = f"systemctl restart {at.service}" if platform == "linux" else f"launchctl kickstart -k system/{at.service}"
@@ -132,6 +141,8 @@ def next_steps(platform: Platform, role: Role, executable: PurePosixPath) -> tup
 def left_behind(platform: Platform, role: Role, *, other_is_installed: bool) -> str:
     """What uninstalling ``role`` leaves, why, and how to be rid of it, unless the other role's service needs it too."""
     at = place(platform, role)
+    if other_is_installed and role == "firewall":
+        return "nothing is left of it, in the kernel neither"
     if other_is_installed:
         return f"{at.home} is left: keys and models lie there\nto remove it as well: sudo rm -r {at.home}"
     # The user goes only after its files: the next account could get the same number, and with it the keys.
@@ -163,7 +174,18 @@ def read_status(platform: Platform, code: int, output: str) -> tuple[bool, str]:
     return state == "running", state
 
 
-def _linux_install(at: Place, state: list[MakeDirectory], unit: str) -> tuple[Step, ...]:
+def _without_rules(platform: Platform, executable: PurePosixPath) -> tuple[Step, ...]:
+    homes = [place(platform, role).home for role in HOMES]
+    return tuple(
+        Run(
+            ("env", f"RPCMESH_HOME={home}", str(executable), "firewall", "remove"),
+            only_if=("test", "-e", str(home / "firewall.json")),
+        )
+        for home in homes
+    )
+
+
+def _linux_install(at: Place, state: list[MakeDirectory], unit: str, *, role: Role) -> tuple[Step, ...]:
     useradd = ("/usr/sbin/useradd", "--system", "--user-group", "--no-create-home", "--home-dir", str(at.state))
     return (
         MakeUser(at.user, ((*useradd, "--shell", "/usr/sbin/nologin", at.user),)),
@@ -175,7 +197,7 @@ def _linux_install(at: Place, state: list[MakeDirectory], unit: str) -> tuple[St
         # Before it has an identity it would not start: see ConditionPathExists in the unit.
         Run(
             ("systemctl", "start", at.service),
-            only_if=("test", "-e", str(at.home / "identity" / "cert.pem")),
+            only_if=("test", "-e", str(at.home / "identity" / "cert.pem")) if role in HOMES else (),
             unless=("systemctl", "is-active", "--quiet", at.service),
         ),
     )
@@ -199,7 +221,7 @@ def _macos_install(
         MakeUser(at.user, _macos_account(at, uid)),
         *state,
         # launchd does not start a job whose log has no directory.
-        MakeDirectory(at.log.parent, 0o700, owner(at.user)),
+        MakeDirectory(at.log.parent, 0o700, at.log_owner),
         WriteFile(at.file, 0o644, "root:wheel", plist),
         # launchd reads a property list when it is loaded, never again; unloading goes on after bootout has returned.
         Run(("launchctl", "bootout", f"system/{at.service}"), after_change=True, only_if=_print(at)),

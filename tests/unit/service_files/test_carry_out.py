@@ -21,10 +21,11 @@ every_service = pytest.mark.parametrize(
 )
 
 
-def install(
-    platform: plan.Platform, role: plan.Role, executable: str = "/opt/rpcmesh/bin/rpcmesh"
-) -> tuple[steps.Step, ...]:
-    return plan.install(platform, role, PurePosixPath(executable), uid=478, render=templates.render)
+EXECUTABLE = PurePosixPath("/opt/rpcmesh/bin/rpcmesh")
+
+
+def install(platform: plan.Platform, role: plan.Role, executable: PurePosixPath = EXECUTABLE) -> tuple[steps.Step, ...]:
+    return plan.install(platform, role, executable, uid=478, render=templates.render)
 
 
 def files(root: Path) -> dict[str, tuple[int, str]]:
@@ -57,7 +58,8 @@ def test_installing_writes_each_file_with_its_mode(tmp_path: Path, platform: pla
 def test_state_directories_are_private(tmp_path: Path, platform: plan.Platform, role: plan.Role) -> None:
     carry_out(install(platform, role), root=tmp_path)
     at = plan.place(platform, role)
-    assert {mode(tmp_path / path.relative_to("/")) for path in (at.state, at.home, at.cache)} == {0o700}
+    own = (at.home, at.cache) if role in plan.HOMES else ()
+    assert {mode(tmp_path / path.relative_to("/")) for path in (at.state, *own)} == {0o700}
 
 
 @every_service
@@ -70,7 +72,7 @@ def test_installing_twice_changes_nothing(tmp_path: Path, platform: plan.Platfor
 def test_installing_over_another_version_writes_the_service_file_alone(
     tmp_path: Path, platform: plan.Platform, role: plan.Role
 ) -> None:
-    carry_out(install(platform, role, "/opt/old/rpcmesh"), root=tmp_path)
+    carry_out(install(platform, role, PurePosixPath("/opt/old/rpcmesh")), root=tmp_path)
     done = carry_out(install(platform, role), root=tmp_path)
     assert [step.path for step in done if isinstance(step, steps.WriteFile)] == [plan.place(platform, role).file]
 
@@ -81,11 +83,11 @@ def test_uninstalling_leaves_no_file_but_those_in_the_state_directory(
 ) -> None:
     carry_out(install(platform, role), root=tmp_path)
     at = plan.place(platform, role)
-    kept = tmp_path / at.home.relative_to("/") / "config.toml"
+    kept = tmp_path / at.state.relative_to("/") / "config.toml"
     kept.write_text("")
     if at.log is not None:
         (tmp_path / at.log.relative_to("/")).write_text("a log\n")
-    carry_out(plan.uninstall(platform, role), root=tmp_path)
+    carry_out(plan.uninstall(platform, role, EXECUTABLE), root=tmp_path)
     assert list(files(tmp_path)) == [f"/{kept.relative_to(tmp_path)}"]
 
 
@@ -93,13 +95,13 @@ def test_uninstalling_leaves_no_file_but_those_in_the_state_directory(
 def test_uninstalling_what_is_not_installed_changes_nothing(
     tmp_path: Path, platform: plan.Platform, role: plan.Role
 ) -> None:
-    assert carry_out(plan.uninstall(platform, role), root=tmp_path) == ()
+    assert carry_out(plan.uninstall(platform, role, EXECUTABLE), root=tmp_path) == ()
 
 
 def test_uninstalling_one_role_leaves_the_others_files(tmp_path: Path) -> None:
     for role in plan.ROLES:
         carry_out(install("macos", role), root=tmp_path)
-    carry_out(plan.uninstall("macos", "node"), root=tmp_path)
+    carry_out(plan.uninstall("macos", "node", EXECUTABLE), root=tmp_path)
     assert carry_out(install("macos", "coordinator"), root=tmp_path) == ()
 
 
@@ -108,7 +110,7 @@ def test_uninstalling_removes_the_admins_drop_ins(tmp_path: Path) -> None:
     drop_in = tmp_path / "etc/systemd/system/rpcmesh-node.service.d/gpu.conf"
     drop_in.parent.mkdir()
     drop_in.write_text("[Service]\n")
-    carry_out(plan.uninstall("linux", "node"), root=tmp_path)
+    carry_out(plan.uninstall("linux", "node", EXECUTABLE), root=tmp_path)
     assert files(tmp_path) == {}
 
 

@@ -23,7 +23,8 @@ from rpcmesh.service_files import plan, steps, templates
 GOLDEN = Path(__file__).parents[2] / "golden" / "service"
 EXECUTABLE = PurePosixPath("/opt/rpcmesh/bin/rpcmesh")
 
-both_roles = pytest.mark.parametrize("role", plan.ROLES)
+every_role = pytest.mark.parametrize("role", plan.ROLES)
+both_roles = pytest.mark.parametrize("role", plan.HOMES)
 both_platforms = pytest.mark.parametrize("platform", plan.PLATFORMS)
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (Debian: apt-get install systemd)"
@@ -48,16 +49,19 @@ def assert_golden(name: str, text: str) -> None:
 
 
 @both_platforms
-@both_roles
+@every_role
 def test_files_are_the_golden_ones(platform: plan.Platform, role: plan.Role) -> None:
     for name, content in written(platform, role).items():
         assert_golden(name, content)
 
 
 @both_platforms
-@both_roles
+@every_role
 def test_steps_are_the_golden_ones(platform: plan.Platform, role: plan.Role) -> None:
-    for action, planned in (("install", install(platform, role)), ("uninstall", plan.uninstall(platform, role))):
+    for action, planned in (
+        ("install", install(platform, role)),
+        ("uninstall", plan.uninstall(platform, role, EXECUTABLE)),
+    ):
         assert_golden(f"{platform}-{role}-{action}.txt", "".join(f"{steps.line(step)}\n" for step in planned))
 
 
@@ -73,31 +77,32 @@ def test_no_golden_file_is_stale() -> None:
 
 
 @both_platforms
-@both_roles
+@every_role
 def test_uninstall_removes_every_file_that_install_writes(platform: plan.Platform, role: plan.Role) -> None:
-    removed = {step.path for step in plan.uninstall(platform, role) if isinstance(step, steps.Remove)}
+    removed = {step.path for step in plan.uninstall(platform, role, EXECUTABLE) if isinstance(step, steps.Remove)}
     assert {step.path for step in install(platform, role) if isinstance(step, steps.WriteFile)} <= removed
 
 
 @both_platforms
-@both_roles
+@every_role
 def test_uninstall_leaves_the_state_directory_and_the_other_role_alone(
     platform: plan.Platform, role: plan.Role
 ) -> None:
-    other: plan.Role = "node" if role == "coordinator" else "coordinator"
-    kept = {step.path for step in install(platform, other) if isinstance(step, steps.WriteFile)}
+    others = [other for other in plan.ROLES if other != role]
+    kept = {step.path for other in others for step in install(platform, other) if isinstance(step, steps.WriteFile)}
     kept |= {plan.place(platform, role).state, plan.place(platform, role).home}
     trees = [
         step.path
-        for step in plan.uninstall(platform, role)
+        for step in plan.uninstall(platform, role, EXECUTABLE)
         if isinstance(step, steps.Remove) and step.what != "empty directory"
     ]
     assert not [(path, tree) for path in kept for tree in trees if path.is_relative_to(tree)]
 
 
 @both_platforms
-def test_both_roles_share_no_file(platform: plan.Platform) -> None:
-    assert written(platform, "node").keys().isdisjoint(written(platform, "coordinator").keys())
+def test_no_two_roles_share_a_file(platform: plan.Platform) -> None:
+    names = [name for role in plan.ROLES for name in written(platform, role)]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("path", ["rpcmesh", "/opt/my mesh/rpcmesh", "/opt/%h/rpcmesh", "/opt/$X/rpcmesh", "/opt/a\nb"])
@@ -160,15 +165,16 @@ def test_a_unit_waits_for_the_certificate_that_joining_or_founding_writes(role: 
     assert condition in written("linux", role)[f"rpcmesh-{role}.service"].splitlines()
 
 
-@both_roles
+@every_role
 def test_both_systems_run_the_same_verb_of_the_command_line(role: plan.Role) -> None:
     [command] = [
         line.removeprefix("ExecStart=")
         for line in written("linux", role)[f"rpcmesh-{role}.service"].splitlines()
         if line.startswith("ExecStart=")
     ]
-    program, *verb = property_list(role)["ProgramArguments"]
-    assert command.split() == [program, *verb]
+    # Each system keeps homes in a place of its own.
+    program, *verb = (word for word in property_list(role)["ProgramArguments"] if not word.startswith("/var/db/"))
+    assert [word for word in command.split() if not word.startswith("/var/lib/")] == [program, *verb]
     assert CliRunner().invoke(main.cli, [*verb, "--help"]).exit_code == 0
 
 
@@ -205,16 +211,21 @@ def property_list(role: plan.Role) -> dict[str, Any]:
     return parsed
 
 
-@both_roles
+# What root, whose service is the firewall's, has no need of.
+OF_A_USER = {"UserName", "GroupName", "InitGroups", "EnvironmentVariables"}
+
+
+@every_role
 def test_a_property_list_has_keys_of_launchd_with_their_types(role: plan.Role) -> None:
-    assert {key: type(value) for key, value in property_list(role).items()} == LAUNCHD_KEYS
+    keys = LAUNCHD_KEYS if role in plan.HOMES else {key: LAUNCHD_KEYS[key] for key in LAUNCHD_KEYS.keys() - OF_A_USER}
+    assert {key: type(value) for key, value in property_list(role).items()} == keys
 
 
-@both_roles
+@every_role
 def test_a_property_lists_inner_values_have_launchds_types(role: plan.Role) -> None:
     job = property_list(role)
     assert all(type(argument) is str for argument in job["ProgramArguments"])
-    assert all(type(value) is str for value in job["EnvironmentVariables"].values())
+    assert all(type(value) is str for value in job.get("EnvironmentVariables", {}).values())
     assert {type(value) for value in (*job["SoftResourceLimits"].values(), *job["HardResourceLimits"].values())} == {
         int
     }
@@ -222,14 +233,14 @@ def test_a_property_lists_inner_values_have_launchds_types(role: plan.Role) -> N
     assert job["ProcessType"] in {"Background", "Standard", "Adaptive", "Interactive"}
 
 
-@both_roles
+@every_role
 def test_launchd_waits_longer_than_an_orderly_stop_and_keeps_files_private(role: plan.Role) -> None:
     job = property_list(role)
     assert job["ExitTimeOut"] > 20
     assert job["Umask"] == 0o077
 
 
-@both_roles
+@every_role
 def test_launchd_is_given_a_log_directory_that_an_earlier_step_makes(role: plan.Role) -> None:
     planned = install("macos", role)
     made = [step.path for step in planned if isinstance(step, steps.MakeDirectory)]
@@ -263,8 +274,9 @@ def systemd_analyze(*arguments: str) -> tuple[int, str]:
 
 
 @needs_systemd
-@pytest.mark.parametrize("gpu", [False, True])
-@both_roles
+@pytest.mark.parametrize(
+    ("role", "gpu"), [(role, gpu) for role in plan.ROLES for gpu in (False, True) if role in plan.HOMES or not gpu]
+)
 def test_systemd_finds_no_fault_with_a_unit(
     tmp_path: Path, executable: PurePosixPath, role: plan.Role, gpu: bool
 ) -> None:
@@ -282,8 +294,26 @@ def test_systemd_would_find_a_misspelt_key(tmp_path: Path, executable: PurePosix
 
 
 @needs_systemd
-@both_roles
-def test_a_units_exposure_is_at_most_2(tmp_path: Path, executable: PurePosixPath, role: plan.Role) -> None:
+@pytest.mark.parametrize(("role", "tenths"), [("node", 15), ("coordinator", 15), ("firewall", 21)])
+def test_a_units_exposure(tmp_path: Path, executable: PurePosixPath, role: plan.Role, tenths: int) -> None:
+    """The tunnel runs in the node's unit and in the coordinator's. Only root may change the firewall's rules."""
     unit = unit_file(tmp_path, role, executable)
-    code, said = systemd_analyze("security", "--offline=true", "--threshold=20", str(unit))
+    code, said = systemd_analyze("security", "--offline=true", f"--threshold={tenths}", str(unit))
     assert code == 0, said
+
+
+@both_platforms
+def test_uninstalling_the_firewall_takes_the_loaded_rules_away(platform: plan.Platform) -> None:
+    removing = [
+        step.argv
+        for step in plan.uninstall(platform, "firewall", EXECUTABLE)
+        if isinstance(step, steps.Run) and step.argv[-2:] == ("firewall", "remove")
+    ]
+    homes = [plan.place(platform, role).home for role in plan.HOMES]
+    assert removing == [("env", f"RPCMESH_HOME={home}", str(EXECUTABLE), "firewall", "remove") for home in homes]
+
+
+def test_the_firewalls_rules_are_there_before_the_ports_that_they_guard() -> None:
+    unit = written("linux", "firewall")["rpcmesh-firewall.service"]
+    assert "Before=rpcmesh-node.service rpcmesh-coordinator.service" in unit
+    assert "Type=notify" in unit

@@ -80,8 +80,9 @@ class Firewall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stock_worker_port: int = 0
     # How often the loaded rules are compared with those that are meant.
     verify_s: Annotated[float, msgspec.Meta(ge=1.0, le=3600.0)] = 30.0
-    # What happens when somebody changed them: say so, load them again, or stop the node's tunnel until they are back.
-    on_drift: Literal["report", "repair", "stop"] = "report"
+    # What happens when somebody changed them, beside saying so: they are loaded again, or nothing, or the node's tunnel
+    # stops until they are back.
+    on_drift: Literal["repair", "report", "stop"] = "repair"
 
 
 class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -34,6 +34,16 @@ def _end_once(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """An ending that comes meanwhile is heard when the block is over."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def _handling(
     signals: tuple[signal.Signals, ...], handler: Callable[[int, FrameType | None], None] | signal.Handlers
 ) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """Keeps the rules of this machine's homes loaded and looks at them again and again. Runs as root; decides little.
 
-At its start it loads what is meant. Later it exchanges addresses as they change, and otherwise only looks: rules that
-differ in more are for an admin to apply, who can have them rolled back.
+At its start it loads what is meant. Later it exchanges addresses as they change, and mends what somebody else changed,
+if the settings say so. Settings that mean other rules are for an admin to apply, who can have them rolled back; and
+rules that an admin removed by our verb stay away.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Keeper:
         self._due_at = 0.0
         self._addresses: tuple[int, ...] = ()
         self._problem: str | None = None
+        self._drifts = 0
 
     def is_due(self, monotonic: float) -> bool:
         return monotonic >= self._due_at or self._addresses != self._addresses_now()
@@ -49,37 +51,50 @@ class Keeper:
         try:
             meant = owner.meant(self._home, self._backend, unasked=True)
             interval_s = meant.settings.verify_s
-            problem = self._bring_in_force(meant).problem
+            verdict = self._bring_in_force(meant)
         except loading.EndedError:
             raise
         except RpcmeshError as error:
-            problem = error.message
+            verdict = Verdict(error.message)
+        self._note(verdict)
         self._due_at = monotonic + interval_s
-        self._tell(watch.Seen(problem, now, now + max(PATIENCE * interval_s, interval_s + 10 * TICK_S)))
+        good_until = now + max(PATIENCE * interval_s, interval_s + 10 * TICK_S)
+        self._tell(watch.Seen(verdict.problem, now, good_until, self._drifts))
 
     def _bring_in_force(self, meant: owner.Meant) -> Verdict:
-        verdict = loading.verify(self._backend, self._home, meant.rules)
-        may_load = not self._begun or meant.settings.on_drift == "repair"
         try:
-            with owner.changing(self._home):
+            with owner.changing(self._home, patience_s=0):
+                verdict = loading.verify(self._backend, self._home, meant.rules)
                 if verdict != AS_MEANT:
-                    if not loading.exchange(self._backend, self._home, meant.rules) and may_load:
-                        loading.apply(self._backend, self._home, meant.rules)
-                        self._log.info("firewall_loaded", because=verdict.problem)
+                    self._mend(meant, verdict)
                     verdict = loading.verify(self._backend, self._home, meant.rules)
                 loading.forget_abusers(self._backend, meant.rules.role)
-            self._begun = True
         except owner.BusyError:
-            pass  # an admin tries other rules: that is for the next look
+            # An admin tries other rules: to mend something is for the next look.
+            return loading.verify(self._backend, self._home, meant.rules)
+        self._begun = True
         return verdict
 
+    def _mend(self, meant: owner.Meant, verdict: Verdict) -> None:
+        if loading.exchange(self._backend, self._home, meant.rules):
+            self._log.info("firewall_addresses", **meant.rules.tables)
+        elif not self._begun or (verdict.drift and meant.settings.on_drift == "repair"):
+            if self._begun:
+                self._note(verdict)
+            loading.apply(self._backend, self._home, meant.rules)
+            self._log.info("firewall_loaded", because=verdict.problem)
+
+    def _note(self, verdict: Verdict) -> None:
+        if verdict.problem == self._problem:
+            return
+        self._problem = verdict.problem
+        self._drifts += verdict.drift
+        if verdict.problem:
+            self._log.error("firewall_not_as_meant", problem=verdict.problem)
+        else:
+            self._log.info("firewall_verified")
+
     def _tell(self, seen: watch.Seen) -> None:
-        if seen.problem != self._problem:
-            if seen.problem:
-                self._log.error("firewall_not_as_meant", problem=seen.problem)
-            else:
-                self._log.info("firewall_verified")
-        self._problem = seen.problem
         try:
             with owner.acting_as_owner(self._home):
                 watch.write(self._home, seen)
@@ -116,7 +131,8 @@ def keep(homes: Sequence[Path], backend: Backend, stop: threading.Event, ready: 
         if first:
             ready()
             first = False
-        stop.wait(TICK_S)
+        # Not `stop.wait`: a signal's handler that sets `stop` would wait for the lock that it interrupts.
+        time.sleep(TICK_S)
 
 
 def tell_systemd() -> None:

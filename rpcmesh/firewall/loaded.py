@@ -74,6 +74,8 @@ class Verdict(msgspec.Struct, frozen=True):
     # One clause for the admin, or empty: the rules are as meant.
     problem: str
     hint: str = ""
+    # Somebody changed what was applied here, or took it away, other than by our verbs.
+    drift: bool = False
 
 
 AS_MEANT = Verdict("")
@@ -82,18 +84,20 @@ AS_MEANT = Verdict("")
 def judge(found: Loaded | None, record: Record | None, rules: Rules) -> Verdict:
     """Compare what is loaded with ``rules``, which the settings and the mesh's addresses mean now."""
     again = "rpcmesh firewall apply"
-    if found is None:
+    if found is None and record is None:
         return Verdict("the firewall rules are not loaded", again)
+    if found is None:
+        return Verdict("the firewall rules are no longer loaded, though nobody removed them here", again, drift=True)
     if record is None:
         return Verdict("firewall rules are loaded, but `rpcmesh firewall apply` did not load them for this home", again)
     if found.text != record.loaded:
-        return Verdict("the loaded firewall rules were changed since they were applied (drift)", again)
+        return Verdict("the loaded firewall rules were changed since they were applied (drift)", again, drift=True)
     if record.frame_sha256 != rules.frame_sha256:
         return Verdict("the loaded firewall rules are from older settings", again)
     if (record.tables, record.node_ports) != (rules.tables, rules.node_ports):
         return Verdict("the loaded firewall rules name older addresses", again)
     if found.obstacles:
-        return Verdict(f"the firewall rules are loaded, but {found.obstacles[0]}", again)
+        return Verdict(f"the firewall rules are loaded, but {found.obstacles[0]}", again, drift=True)
     return AS_MEANT
 
 

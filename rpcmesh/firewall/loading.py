@@ -100,7 +100,7 @@ def exchange(backend: Backend, home: Path, rules: Rules) -> bool:
     if (record.tables, record.node_ports) == (rules.tables, rules.node_ports):
         return False
     same_ports = record.node_ports == rules.node_ports
-    with endings.undisturbed():
+    with endings.held_back():
         _run_all(how.exchange(rules.tables) if same_ports else (how.load(rules.text),))
         _run_all(how.cut(cut_off(record.tables, rules.tables)))
         found = _read(how)
@@ -171,7 +171,7 @@ def _read(how: Tool) -> Loaded | None:
 def _record(home: Path) -> Record | None:
     path = record_path(home)
     with acting_as_owner(home):
-        if not path.exists():
+        if not os.path.lexists(path):  # a link is there, whatever it leads to: `read_private` refuses it
             return None
         content = read_private(path)
     try:

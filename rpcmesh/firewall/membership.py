@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,7 @@ def path(home: Path) -> Path:
 def read(home: Path) -> Membership:
     """What is known; nothing before the service wrote it first."""
     file = path(home)
-    if not file.exists():
+    if not os.path.lexists(file):  # a link is there, whatever it leads to: `read_private` refuses it
         return NOTHING
     try:
         return msgspec.json.decode(read_private(file), type=Membership)

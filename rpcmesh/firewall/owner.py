@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
+
+# msgspec imports it at its first use. That would be as the owner, who may not come to where the interpreter lies.
+import tomllib  # noqa: F401
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +25,9 @@ from rpcmesh.pki import role
 
 # Below this a service's user cannot listen. Rules made unasked must not close a port that is root's, as that of ssh.
 FIRST_FREE_PORT = 1024
+# `keep` changes what must be within a moment; an admin who types a verb just then need not hear of it.
+PATIENCE_S = 2.0
+LOOK_AGAIN_S = 0.05
 
 
 class Meant(msgspec.Struct, frozen=True):
@@ -49,6 +56,8 @@ def acting_as_owner(home: Path) -> Iterator[int]:
     if os.geteuid() != 0 or found.st_uid == 0:
         yield found.st_uid
         return
+    # What root's groups may read is root's too; as root it needs none of them again.
+    os.setgroups([found.st_gid])
     os.setegid(found.st_gid)
     os.seteuid(found.st_uid)
     try:
@@ -56,10 +65,11 @@ def acting_as_owner(home: Path) -> Iterator[int]:
     finally:
         os.seteuid(0)
         os.setegid(0)
+        os.setgroups([0])
 
 
 @contextlib.contextmanager
-def changing(home: Path) -> Iterator[None]:
+def changing(home: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     """One change of a home's rules at a time, an apply that waits for Enter included. Raises :class:`BusyError`."""
     lock = home / "firewall.lock"
     with acting_as_owner(home):
@@ -68,20 +78,32 @@ def changing(home: Path) -> Iterator[None]:
         except OSError as error:
             raise RpcmeshError(f"cannot open {str(lock)!r}: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(descriptor, patience_s)
         yield
-    except BlockingIOError as error:
-        raise BusyError(
-            "another `rpcmesh firewall` command is changing these rules", hint="wait until it has its answer"
-        ) from error
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, patience_s: float) -> None:
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise BusyError(
+                    "another `rpcmesh firewall` command is changing these rules", hint="wait until it has its answer"
+                ) from error
+        time.sleep(LOOK_AGAIN_S)
 
 
 def role_of(home: Path) -> Role:
     """Raises :class:`RpcmeshError` for a home that belongs to no mesh."""
     with acting_as_owner(home):
-        found = role.of(Home(home))
+        try:
+            found = role.of(Home(home))
+        except OSError as error:
+            raise RpcmeshError(f"cannot look into {str(home)!r}: {error.strerror}") from error
     if found == "none":
         raise RpcmeshError(
             f"{str(home)!r} belongs to no mesh", hint="on a coordinator: rpcmesh init, on a node: rpcmesh join"

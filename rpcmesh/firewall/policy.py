@@ -36,9 +36,10 @@ class Limits(msgspec.Struct, frozen=True):
     window_s: int
 
 
-# One coordinator with a few long connections a worker; clients that may be many, and behind one address.
+# One coordinator with a few long connections a worker, which opens a dozen short ones more each time that it loads a
+# model; clients that may be many, and behind one address.
 LIMITS = {
-    "node": Limits(sources=64, connections=64, states=96, burst=30, window_s=10),
+    "node": Limits(sources=64, connections=128, states=256, burst=120, window_s=10),
     "coordinator": Limits(sources=8192, connections=512, states=1024, burst=300, window_s=10),
 }
 

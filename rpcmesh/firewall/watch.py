@@ -26,10 +26,12 @@ class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     problem: str
     at: float
     good_until: float
+    # How often the rules stopped being as meant since the keeper started, mended ones included.
+    drifts: int = 0
 
 
 class FirewallStatus(msgspec.Struct, frozen=True):
-    """As the status documents show it. ``drifts`` counts how often the rules stopped being as meant since the start."""
+    """As the status documents show it. ``drifts`` counts how often the rules stopped being as meant."""
 
     state: State = State.UNWATCHED
     reason: str = ""
@@ -52,12 +54,10 @@ def read(home: Path) -> Seen | None:
         return None
 
 
-def judge(seen: Seen | None, now: float, before: FirewallStatus) -> FirewallStatus:
-    """What ``seen`` means at ``now``, after ``before``."""
-    if seen is None or now > seen.good_until:
-        why = "does not run here" if seen is None else "has gone silent"
-        return msgspec.structs.replace(before, state=State.UNWATCHED, reason=f"`rpcmesh firewall keep` {why}")
-    if not seen.problem:
-        return msgspec.structs.replace(before, state=State.VERIFIED, reason="")
-    drifts = before.drifts + (before.state is not State.DRIFT)
-    return FirewallStatus(State.DRIFT, seen.problem, drifts)
+def judge(seen: Seen | None, now: float) -> FirewallStatus:
+    """What the last look means at ``now``, in Unix seconds."""
+    if seen is None:
+        return FirewallStatus(State.UNWATCHED, "`rpcmesh firewall keep` does not run here")
+    if now > seen.good_until:
+        return FirewallStatus(State.UNWATCHED, "`rpcmesh firewall keep` has gone silent", seen.drifts)
+    return FirewallStatus(State.DRIFT if seen.problem else State.VERIFIED, seen.problem, seen.drifts)

@@ -37,7 +37,9 @@ class Watcher:
 
     async def look(self) -> FirewallStatus:
         """Read what was seen last, say what is new about it, and wake those who wait."""
-        before, self._status = self._status, watch.judge(watch.read(self._home), self._clock(), self._status)
+        before, self._status = self._status, watch.judge(watch.read(self._home), self._clock())
+        if before.state is self._status.state is State.VERIFIED and self._status.drifts > before.drifts:
+            log.error("firewall_repaired", drifts=self._status.drifts)
         if (before.state, before.reason) != (self._status.state, self._status.reason):
             say = log.error if self._status.state is State.DRIFT else log.info
             say("firewall_" + self._status.state.value, reason=self._status.reason)

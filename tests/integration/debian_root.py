@@ -23,8 +23,14 @@ import psutil
 import pytest
 
 # What a Debian has that somebody installed on a machine, and the smallest one lacks.
-USUAL = ("systemd", "systemd-sysv", "dbus", "sudo")
-PROGRAMS = {"mmdebstrap": "mmdebstrap", "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux"}
+USUAL = ("systemd", "systemd-sysv", "dbus", "sudo", "iproute2")
+PROGRAMS = {
+    "mmdebstrap": "mmdebstrap",
+    "ip": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+}
 # The longest compiles llama.cpp: about two minutes on two cores.
 COMMAND_LIMIT_S = 600.0
 BOOT_LIMIT_S = 90.0
@@ -122,6 +128,16 @@ def booted(base: Path) -> Iterator[Debian]:
             yield debian
     finally:
         shutil.rmtree(scratch)
+
+
+def connect(one: tuple[Debian, str], other: tuple[Debian, str]) -> None:
+    """Lay a cable between two, and give each its address, in a network of 256."""
+    (here, _), (there, _) = one, other
+    # By this machine's tools, which know both first processes by number.
+    into = ("nsenter", "--target", str(here.init.pid), "--net", "ip", "link", "add", "eth0")
+    _said(*into, "type", "veth", "peer", "name", "eth0", "netns", str(there.init.pid))
+    for debian, address in (one, other):
+        debian.must(f"ip address add {address}/24 dev eth0 && ip link set eth0 up")
 
 
 def base(cache: Path, packages: Sequence[str]) -> Path:

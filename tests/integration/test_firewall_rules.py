@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import whole_mesh
-from network_namespaces import BRIDGE_ADDRESS, inside, network
+from firewall_machines import load, make_node_home, needs_nft
+from namespace_sockets import listening, reach
+from network_namespaces import BRIDGE_ADDRESS, network
 from whole_mesh import run_cli, short_home
 
 from rpcmesh.firewall import nft
@@ -18,66 +17,24 @@ from rpcmesh.firewall.policy import Policy
 from rpcmesh.native_build import Build
 from rpcmesh.paths import Home
 
-NFT = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
 PORT, OTHER_PORT = 7443, 7444
 
-# Listens on the ports given and says so; a connection that is accepted gets one byte.
-LISTEN = """
-import selectors, socket, sys
-chosen = selectors.DefaultSelector()
-for port in sys.argv[1:]:
-    listener = socket.create_server(("0.0.0.0", int(port)))
-    chosen.register(listener, selectors.EVENT_READ)
-print("listening", flush=True)
-while True:
-    for key, _ in chosen.select():
-        client, _ = key.fileobj.accept()
-        client.sendall(b"!")
-        client.close()
-"""
-REACH = """
-import socket, sys
-try:
-    with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=1) as there:
-        print(there.recv(1).decode())
-except OSError:
-    print("-")
-"""
 
-
-def reach(namespace: str, address: str, port: int) -> bool:
-    done = subprocess.run(
-        inside(namespace, sys.executable, "-c", REACH, address, str(port)), capture_output=True, text=True, check=True
-    )
-    return done.stdout == "!\n"
-
-
-def load(namespace: str, rules: str) -> None:
-    assert NFT is not None
-    subprocess.run(inside(namespace, NFT, "-f", "-"), input=rules, text=True, capture_output=True, check=True)
-
-
-@pytest.mark.skipif(NFT is None, reason="needs nft, from the package nftables")
+@needs_nft
 def test_only_the_coordinator_reaches_the_tunnel_and_nothing_else_is_touched() -> None:
     with network() as net:
         node, address = net.add()
         stranger, _ = net.add()
-        argv = inside(node, sys.executable, "-c", LISTEN, str(PORT), str(OTHER_PORT))
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as listener:
-            try:
-                assert listener.stdout is not None
-                assert listener.stdout.readline() == "listening\n"
-                assert reach(stranger, address, PORT)  # before there are rules
+        with listening(node, PORT, OTHER_PORT):
+            assert reach(stranger, address, PORT)  # before there are rules
 
-                rules = nft.render(Policy(role="node", tls_port=PORT, peers=(BRIDGE_ADDRESS,)))
-                for _ in range(2):  # the second load replaces the first
-                    load(node, rules)
-                    assert reach(net.hub, address, PORT)
-                    assert reach(node, address, PORT)
-                    assert not reach(stranger, address, PORT)
-                    assert reach(stranger, address, OTHER_PORT)
-            finally:
-                listener.kill()
+            rules = nft.render(Policy(role="node", tls_port=PORT, peers=(BRIDGE_ADDRESS,)))
+            for _ in range(2):  # the second load replaces the first
+                load(node, rules)
+                assert reach(net.hub, address, PORT)
+                assert reach(node, address, PORT)
+                assert not reach(stranger, address, PORT)
+                assert reach(stranger, address, OTHER_PORT)
 
 
 @pytest.fixture
@@ -111,18 +68,28 @@ def test_clients_that_are_no_addresses_are_named(coordinator: Home) -> None:
     assert "10.0.0.0/8" in refused.stderr
 
 
-async def test_a_node_must_be_told_who_its_coordinator_is(build: Build, smollm2: Path) -> None:
+async def test_a_node_lets_in_who_admitted_it_until_its_config_says_otherwise(build: Build, smollm2: Path) -> None:
     async with whole_mesh.founded(build, smollm2, min_workers=1) as mesh:
         await mesh.join("node-1")
         home = mesh.node_home("node-1")
 
+        learned = run_cli(home, "firewall", "show", "--backend", "nft")
+        told = run_cli(home, "firewall", "show", "--backend", "nft", RPCMESH_FIREWALL_PEERS="192.168.1.10,fd00::10")
+
+    assert "elements = { 127.0.0.1 }" in learned.stdout
+    assert "elements = { 192.168.1.10 }" in told.stdout
+    assert "elements = { fd00::10 }" in told.stdout
+    assert "127.0.0.1" not in told.stdout
+
+
+def test_a_node_that_knows_no_coordinator_must_be_told() -> None:
+    with short_home() as home:
+        make_node_home(home, "127.0.0.1:7443")
+
         refused = run_cli(home, "firewall", "show")
-        shown = run_cli(home, "firewall", "show", "--backend", "nft", RPCMESH_FIREWALL_PEERS="192.168.1.10,fd00::10")
 
     assert refused.returncode == 1
     assert "[firewall] peers" in refused.stderr
-    assert "elements = { 192.168.1.10 }" in shown.stdout
-    assert "elements = { fd00::10 }" in shown.stdout
 
 
 def test_a_home_without_a_mesh_has_no_rules() -> None:

@@ -185,7 +185,7 @@ def meant(frame: str = "R", peer: str = "10.0.0.1") -> Rules:
     ("found", "record", "rules", "problem"),
     [
         (None, None, meant(), "not loaded"),
-        (None, MEANT, meant(), "not loaded"),
+        (None, MEANT, meant(), "no longer loaded"),
         (Loaded("listed"), None, meant(), "did not load them"),
         (Loaded("other"), MEANT, meant(), "drift"),
         (Loaded("other"), MEANT, meant("R2"), "drift"),

@@ -75,5 +75,10 @@ def test_nodes_on_other_ports_do_not_change_the_frame_of_a_coordinator() -> None
     assert now.node_ports != later.node_ports
 
 
-def test_without_a_stock_worker_nothing_is_decided_on_the_way_out() -> None:
-    assert "hook output" not in nft.render(firewall_policies.KNOWN["node"])
+def test_a_node_without_a_stock_worker_decides_on_the_way_out_about_its_own_port_alone() -> None:
+    _, way_out = nft.render(firewall_policies.KNOWN["node"]).split("hook output")
+
+    decided = [text for text in way_out.splitlines() if "reject" in text or "drop" in text]
+
+    assert decided
+    assert all(" tcp sport 7443 " in text for text in decided)

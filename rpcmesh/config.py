@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ Backend = Literal["auto", "cpu", "metal", "cuda", "vulkan"]
 
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
+MAX_BYTES = 1 << 20
 
 
 class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +112,7 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     Raises :class:`RpcmeshError` naming the wrong key or type.
     """
     try:
-        tree: dict[str, Any] = msgspec.toml.decode(path.read_bytes()) if path.exists() else {}
+        tree: dict[str, Any] = msgspec.toml.decode(_read(path)) if path.exists() else {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RpcmeshError(f"{str(path)!r} is not valid TOML: {error}", hint=f"edit {path}") from error
     except OSError as error:
@@ -121,6 +123,17 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     except msgspec.ValidationError as error:
         where = f"{str(path)!r}" + (f" with {', '.join(overridden)}" if overridden else "")
         raise RpcmeshError(f"wrong setting in {where}: {_lower(str(error))}", hint=f"edit {path}") from error
+
+
+def _read(path: Path) -> bytes:
+    """A regular file of a sensible length. Root reads the files of others, who may put a pipe or a device there."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 (a descriptor)
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise RpcmeshError(f"{str(path)!r} is not a regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise RpcmeshError(f"{str(path)!r} is longer than {MAX_BYTES} bytes")
+    return content
 
 
 def _apply_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> list[str]:

@@ -70,8 +70,10 @@ class Keeper:
                     verdict = loading.verify(self._backend, self._home, meant.rules)
                 loading.forget_abusers(self._backend, meant.rules.role)
         except owner.BusyError:
-            # An admin tries other rules: to mend something is for the next look.
-            return loading.verify(self._backend, self._home, meant.rules)
+            # An admin tries other rules: to mend something is for the next look. Between the load and its record they
+            # look like drift.
+            verdict = loading.verify(self._backend, self._home, meant.rules)
+            return Verdict(self._problem or "") if verdict.drift else verdict
         self._begun = True
         return verdict
 

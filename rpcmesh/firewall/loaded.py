@@ -151,7 +151,8 @@ def _without_passing_elements(found: re.Match[str]) -> str:
 
 # pf
 
-_PF_ABUSE_S = 3600
+# As a coordinator that was caught by mistake would wait for it.
+_PF_ABUSE_S = 600
 _PF_TOKEN = re.compile(r"^Token : ([0-9]+)\s*$", re.MULTILINE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import time
 
 # msgspec imports it at its first use. That would be as the owner, who may not come to where the interpreter lies.
@@ -51,6 +52,8 @@ def acting_as_owner(home: Path) -> Iterator[int]:
     """
     try:
         found = home.lstat()
+        if stat.S_ISLNK(found.st_mode) and found.st_uid == 0:
+            found = home.stat()  # root's own link; anybody else's leads nowhere as another than them
     except OSError as error:
         raise RpcmeshError(f"cannot look at {str(home)!r}: {error.strerror}") from error
     if os.geteuid() != 0 or found.st_uid == 0:

@@ -87,11 +87,12 @@ class Rule:
             token = words.peek()
             words.each("a host", lambda: host(words, self._tables))
             self._names_table = token == Token("<")
-            self._port()
+            source_port = self._port()
+            self._own_port = source_port and not self._inbound
         if words.skip("to"):
             self._names_table |= words.peek() == Token("<")
             words.each("a host", lambda: host(words, self._tables))
-            self._own_port = self._port()
+            self._own_port |= self._port() and self._inbound
 
     def _port(self) -> bool:
         if not self._words.skip("port"):
@@ -156,8 +157,8 @@ class Rule:
         if self._action == "pass" and tcp and not self._no_state:
             raise WrongError("pass without flags S/SA makes states in the middle of connections")
         # Two kinds of packets are no reply to somebody's connection: to or from addresses that are to be cut off, and
-        # what comes in to the port of a service.
-        if self._action == "block" and not (tcp and (self._names_table or (self._inbound and self._own_port))):
+        # what comes in to the port of a service, or goes out from it.
+        if self._action == "block" and not (tcp and (self._names_table or self._own_port)):
             raise WrongError("block without proto tcp and flags S/SA also drops replies to connections of others")
 
 

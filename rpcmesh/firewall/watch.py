@@ -54,9 +54,9 @@ def read(home: Path) -> Seen | None:
         return None
 
 
-def judge(seen: Seen | None, now: float) -> FirewallStatus:
-    """What the last look means at ``now``, in Unix seconds."""
-    if seen is None:
+def judge(seen: Seen | None, now: float, booted_at: float) -> FirewallStatus:
+    """What the last look means at ``now``; one from before the machine started tells nothing. Unix seconds."""
+    if seen is None or seen.at < booted_at:
         return FirewallStatus(State.UNWATCHED, "`rpcmesh firewall keep` does not run here")
     if now > seen.good_until:
         return FirewallStatus(State.UNWATCHED, "`rpcmesh firewall keep` has gone silent", seen.drifts)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import structlog
 
 from rpcmesh.firewall import watch
@@ -23,6 +24,7 @@ class Watcher:
     def __init__(self, home: Path, clock: Callable[[], float] = time.time) -> None:
         self._home = home
         self._clock = clock
+        self._booted_at = psutil.boot_time()
         self._changed = asyncio.Condition()
         self._status = FirewallStatus()
 
@@ -37,7 +39,7 @@ class Watcher:
 
     async def look(self) -> FirewallStatus:
         """Read what was seen last, say what is new about it, and wake those who wait."""
-        before, self._status = self._status, watch.judge(watch.read(self._home), self._clock())
+        before, self._status = self._status, watch.judge(watch.read(self._home), self._clock(), self._booted_at)
         if before.state is self._status.state is State.VERIFIED and self._status.drifts > before.drifts:
             log.error("firewall_repaired", drifts=self._status.drifts)
         if (before.state, before.reason) != (self._status.state, self._status.reason):

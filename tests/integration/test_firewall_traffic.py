@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from firewall_machines import NFT, load, needs_nft, until
-from namespace_sockets import connect, line, listener, outcome, passes
+from namespace_sockets import connect, end_at_once, line, listener, outcome, passes
 from network_namespaces import BRIDGE_ADDRESS, inside, ip, network
 
 from rpcmesh.firewall import nft
@@ -134,8 +133,6 @@ def test_a_peer_has_only_so_many_connections_open_until_it_closes_one(lab_v4: La
         assert outcome(lab_v4.one, lab_v4.address, PORT) == "silent"
         assert outcome(lab_v4.other, lab_v4.address, PORT) == "connected"
 
-        # With a reset, so that nothing of it lingers.
-        opened[0].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        opened[0].close()
+        end_at_once(opened[0])
 
         until(lambda: outcome(lab_v4.one, lab_v4.address, PORT) == "connected", "room for one more")

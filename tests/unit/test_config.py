@@ -1,5 +1,6 @@
 """The configuration file: right values pass, a wrong one is a single line that names it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,19 @@ def test_addresses_split_and_join(text: str, parsed: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(RpcmeshError):
         config.parse_address(text)
+
+
+def test_a_pipe_is_no_config_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    os.mkfifo(path)
+
+    with pytest.raises(RpcmeshError, match="not a regular file"):
+        config.load(path, {})
+
+
+def test_a_file_that_is_far_too_long_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"#" * (config.MAX_BYTES + 1))
+
+    with pytest.raises(RpcmeshError, match="longer than"):
+        config.load(path, {})

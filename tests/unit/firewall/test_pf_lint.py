@@ -35,6 +35,7 @@ RULE = "pass in quick on en0 proto tcp from <peers> to any port 7443 flags S/SA 
         "block drop in proto udp from any to any port 7443",
         "block drop in quick proto tcp from any to any port 7443",
         "block return out quick proto tcp from any to <peers> port { 7443 7444 }",
+        "block return out quick proto tcp from any port 7443 to ! <peers>",
         "pass in quick proto tcp from <peers> to any port 7443 flags A/SA no state",
         "pass quick on lo0 all",
         'anchor "rpcmesh/more"',

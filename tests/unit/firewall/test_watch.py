@@ -29,10 +29,14 @@ FRESH, DRIFTED = (
     ids=["nobody looks", "as meant", "gone silent", "drift", "silent after drift"],
 )
 def test_what_a_look_means(seen: Seen | None, now: float, state: State, reason: str, drifts: int) -> None:
-    status = watch.judge(seen, now)
+    status = watch.judge(seen, now, booted_at=50.0)
 
     assert (status.state, status.drifts) == (state, drifts)
     assert reason in status.reason
+
+
+def test_a_look_from_before_the_machine_started_tells_nothing() -> None:
+    assert watch.judge(FRESH, 150.0, booted_at=120.0).state is State.UNWATCHED
 
 
 def test_a_look_is_read_as_it_was_written(tmp_path: Path) -> None:

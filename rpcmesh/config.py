@@ -43,6 +43,11 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = f"127.0.0.1:{TUNNEL_PORT}"
     # 0 lets ggml choose: one thread per performance core.
     worker_threads: int = 0
+    # What all buffers of one session may take, in MiB. 0: all of this machine's memory, or, where workers compute on
+    # cards with a memory of their own, no limit but theirs.
+    memory_limit_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
+    # ggml's ops for which the guard has no rule and which are let through unchecked, as "CUSTOM_OP". Better none.
+    allow_ops: tuple[str, ...] = ()
     # "required" keeps the node from starting before `rpcmesh firewall keep` has verified the rules.
     firewall: Literal["watched", "required"] = "watched"
 

@@ -309,7 +309,7 @@ void totals_count_open_and_closed_sessions() {
     registry.count_handshake_failure(Reason::untrusted_ca, "");
     registry.count_handshake_failure(Reason::untrusted_ca, "");
     registry.count_handshake_failure(Reason::not_tls, "node-a.w");
-    registry.count_refused(Reason::lease_busy);
+    registry.count_refused(name_of(Reason::lease_busy));
     CHECK_EQ(totals_of(registry), R"({"totals":{"accepted":3,"sessions":2,"bytes_in":120,"bytes_out":1,)"
                                   R"("handshake_failures":{"not_tls":1,"untrusted_ca":2},"refused":{"lease_busy":1}}})");
 }

@@ -29,7 +29,7 @@
 #include <string>
 #include <vector>
 
-// The tables in tunnel/rpc_frames.cpp were written for this protocol; another one must be read before it is let through.
+// The tables in guard/ were written for this protocol; another one must be read before it is let through.
 static_assert(RPC_PROTO_MAJOR_VERSION == 7 && RPC_PROTO_MINOR_VERSION == 0 && RPC_PROTO_PATCH_VERSION == 0 && GGML_OP_COUNT == 101,
               "llama.cpp speaks another RPC protocol than the tunnel's frame tables were written for");
 

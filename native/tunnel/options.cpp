@@ -13,6 +13,7 @@ const char * const usage =
     "       rpcmesh-tunnel egress   --identity DIR --routes FILE --status PATH [limits]\n"
     "       rpcmesh-tunnel loopback --listen 127.0.0.1:PORT --to PATH [--status PATH]\n"
     "       rpcmesh-tunnel --version\n"
+    "       ingress takes also: --memory-mib N (65536)  --allow-op NAME, for each op that no rule is known for\n"
     "limits: --max-connections N (64)  --handshake-timeout-s N (10)  --silence-timeout-s N (3)  --lease-wait-ms N (1000)\n";
 
 namespace {
@@ -50,6 +51,7 @@ constexpr Number numbers[] = {
     { "--handshake-timeout-s", &Options::handshake_timeout_s, 1, 300 },
     { "--silence-timeout-s", &Options::silence_timeout_s, 2, 300 },
     { "--lease-wait-ms", &Options::lease_wait_ms, 0, 60'000 },
+    { "--memory-mib", &Options::memory_mib, 1, 1 << 30 },
 };
 
 bool parse_mode(const std::string & word, Mode & mode, unsigned & bit) {
@@ -75,6 +77,17 @@ bool parse_number(const char * text, const Number & number, int & value) {
     return *text != '\0' && *end == '\0' && parsed >= number.least && parsed <= number.most;
 }
 
+// By its name in ggml, as FLASH_ATTN_EXT.
+bool allow_op(const std::string & name, guard::Limits & limits) {
+    for (uint32_t op = 0; op < guard::OP_COUNT; ++op) {
+        if (name == guard::name_of_op(op)) {
+            limits.allowed_extra[op] = true;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool set_option(const char * name, const char * value, unsigned mode, Options & options, std::string & error) {
     for (const Text & row : texts) {
         if (std::strcmp(row.name, name) == 0 && (row.allowed & mode) != 0) {
@@ -90,6 +103,13 @@ bool set_option(const char * name, const char * value, unsigned mode, Options & 
             error = std::string(name) + " must be a number from " + std::to_string(row.least) + " to " + std::to_string(row.most);
             return false;
         }
+    }
+    if (std::strcmp(name, "--allow-op") == 0 && (mode & IN_INGRESS) != 0) {
+        if (allow_op(value, options.limits)) {
+            return true;
+        }
+        error = std::string("--allow-op: ggml has no op ") + value;
+        return false;
     }
     error = std::string("unknown option ") + name;
     return false;
@@ -118,6 +138,7 @@ bool parse_options(int argc, const char * const * argv, Options & options, std::
             return false;
         }
     }
+    options.limits.memory_bytes = static_cast<uint64_t>(options.memory_mib) << 20;
     std::string host;
     std::string port;
     if (!options.listen.empty() && !split_address(options.listen, host, port)) {

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "guard/guard.h"
 #include "routes.h"
 
 namespace rpcmesh {
@@ -18,6 +19,10 @@ struct Options {
     int         handshake_timeout_s = 10;
     int         silence_timeout_s   = 3;
     int         lease_wait_ms       = 1000;
+    // All buffers of one RPC session together.
+    int         memory_mib          = 65536;
+    // What one RPC session may have and do, the memory included.
+    guard::Limits limits;
 };
 
 extern const char * const usage;

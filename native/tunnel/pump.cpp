@@ -19,15 +19,18 @@ bool would_block() {
     return errno == EAGAIN || errno == EWOULDBLOCK;
 }
 
-// One direction: bytes that were read and not yet written.
+// One direction: bytes that were read and not yet written, and bytes of the guard's own that follow them.
 class Flow {
 public:
     Flow() : buffer_(BUFFER_BYTES) {}
 
-    // Bytes that may be written, and those behind them that the inspection holds back until more have come.
-    size_t passed() const { return passed_; }
-    bool   empty() const { return end_ == begin_; }
-    bool   can_read() const { return passed_ == 0 && end_ - begin_ < buffer_.size(); }
+    // Whether there is something to write: bytes that were passed, or the guard's.
+    bool   pending() const { return passed_ > 0 || has_own(); }
+    bool   has_own() const { return own_sent_ < own_.size(); }
+    bool   can_read() const { return !pending() && end_ - begin_ < buffer_.size(); }
+    // Whether the guard has nothing more to do here before more bytes come.
+    bool   settled() const { return settled_; }
+    void   set_settled(bool settled) { settled_ = settled; }
 
     void preload(const Early & early) {
         std::copy(early.bytes.begin(), early.bytes.end(), buffer_.begin());
@@ -47,9 +50,18 @@ public:
     }
 
     size_t write_to(End & end) {
-        const size_t written = end.write(buffer_.data() + begin_, passed_);
-        begin_ += written;
-        passed_ -= written;
+        if (passed_ > 0) {
+            const size_t written = end.write(buffer_.data() + begin_, passed_);
+            begin_ += written;
+            passed_ -= written;
+            return written;
+        }
+        const size_t written = end.write(own_.data() + own_sent_, own_.size() - own_sent_);
+        own_sent_ += written;
+        if (!has_own()) {
+            own_.clear();
+            own_sent_ = 0;
+        }
         return written;
     }
 
@@ -57,11 +69,23 @@ public:
     size_t    held_size() const { return end_ - begin_ - passed_; }
     void      pass(size_t size) { passed_ += size; }
 
+    // Forgets the first of the held bytes.
+    void drop(size_t size) {
+        std::memmove(held(), held() + size, held_size() - size);
+        end_ -= size;
+    }
+
+    // The guard's bytes go out behind what was passed so far, and before what is passed later.
+    void append(const std::vector<uint8_t> & bytes) { own_.insert(own_.end(), bytes.begin(), bytes.end()); }
+
 private:
     std::vector<uint8_t> buffer_;
     size_t               begin_  = 0;
     size_t               end_    = 0;
     size_t               passed_ = 0;
+    std::vector<uint8_t> own_;
+    size_t               own_sent_ = 0;
+    bool                 settled_  = true;
 };
 
 }  // namespace
@@ -176,10 +200,10 @@ namespace {
 
 class Pump {
 public:
-    Pump(End & far, End & near, Inspection * inspection, Session & session, int silence_ms) :
+    Pump(End & far, End & near, guard::Guard * guard, Session & session, int silence_ms) :
         far_(far),
         near_(near),
-        inspection_(inspection),
+        guard_(guard),
         session_(session),
         silence_(silence_ms) {}
 
@@ -203,70 +227,104 @@ private:
         bool moved = true;
         while (moved) {
             moved               = false;
-            const Reason refusal = turn_inward(moved);
-            if (refusal != Reason::none) {
-                return refusal;
+            if (!turn_inward(moved) || !turn_outward(moved)) {
+                return Reason::frame_invalid;
             }
-            turn_outward(moved);
             if (far_.broken()) {
                 return Reason::peer_closed;
             }
             if (near_.broken()) {
                 return Reason::local_closed;
             }
-            if (far_.read_ended() && inward_.passed() == 0) {
+            const bool inward_done  = far_.read_ended() && !inward_.pending() && inward_.settled();
+            const bool outward_done = near_.read_ended() && !outward_.pending();
+            if (inward_done) {
                 near_.end_write();
             }
-            if (near_.read_ended() && outward_.empty()) {
+            if (outward_done) {
                 far_.end_write();
             }
-            if (far_.read_ended() && near_.read_ended() && inward_.passed() == 0 && outward_.empty() && !far_.has_unsent() &&
-                !near_.has_unsent()) {
+            if (far_.read_ended() && outward_done && !inward_.pending() && !far_.has_unsent() && !near_.has_unsent()) {
                 return Reason::peer_closed;
             }
         }
         return Reason::none;
     }
 
-    Reason turn_inward(bool & moved) {
+    // False when the guard refuses.
+    bool turn_inward(bool & moved) {
         if (inward_.can_read() && (far_ready_ || far_.has_more()) && !far_.read_ended()) {
             far_ready_       = false;
             const size_t got = inward_.read_from(far_);
             session_.bytes_in += got;
             moved = moved || got > 0;
-            size_t passed = inward_.held_size();
-            if (inspection_ != nullptr && got > 0 &&
-                inspection_->requests.inspect(inward_.held(), inward_.held_size(), passed) != RequestFrames::Verdict::ok) {
-                return Reason::frame_invalid;
-            }
-            inward_.pass(passed);
         }
-        if (inward_.passed() > 0) {
+        // A client that does not read its answers gets no more of them.
+        if (!outward_.has_own() && !inspect(inward_, outward_, &guard::Guard::from_client, moved)) {
+            return false;
+        }
+        if (inward_.pending()) {
             moved = inward_.write_to(near_) > 0 || moved;
         }
-        return Reason::none;
+        return true;
     }
 
-    void turn_outward(bool & moved) {
+    bool turn_outward(bool & moved) {
         if (outward_.can_read() && !far_.has_unsent() && (near_ready_ || near_.has_more()) && !near_.read_ended()) {
-            near_ready_      = false;
-            const size_t got = outward_.read_from(near_);
-            if (inspection_ != nullptr) {
-                inspection_->replies.zero(outward_.held(), outward_.held_size());
-            }
-            outward_.pass(got);
-            moved = moved || got > 0;
+            near_ready_ = false;
+            moved       = outward_.read_from(near_) > 0 || moved;
         }
-        if (outward_.passed() > 0) {
+        if (!inspect(outward_, inward_, &guard::Guard::from_worker, moved)) {
+            return false;
+        }
+        if (outward_.pending()) {
             const size_t written = outward_.write_to(far_);
             session_.bytes_out += written;
             moved = written > 0 || moved;
         }
+        return true;
+    }
+
+    // Lets the guard decide about the held bytes of `flow`. False when it refuses.
+    bool inspect(Flow & flow, Flow & back, guard::Step (guard::Guard::*next)(uint8_t *, size_t), bool & moved) {
+        using Kind = guard::Step::Kind;
+        if (guard_ == nullptr) {
+            flow.pass(flow.held_size());
+            return true;
+        }
+        // An answer ends the turn for the client's side: see turn_inward.
+        bool answered = false;
+        while (!flow.has_own() && !answered) {
+            const guard::Step step = (guard_->*next)(flow.held(), flow.held_size());
+            flow.set_settled(step.kind == Kind::need_more);
+            switch (step.kind) {
+                case Kind::need_more:
+                case Kind::wait:
+                    return true;
+                case Kind::refuse:
+                    return false;
+                case Kind::pass:
+                    flow.pass(step.size);
+                    break;
+                case Kind::drop:
+                    flow.drop(step.size);
+                    break;
+                case Kind::emit:
+                    flow.append(step.bytes);
+                    break;
+                case Kind::answer:
+                    back.append(step.bytes);
+                    answered = true;
+                    break;
+            }
+            moved = true;
+        }
+        return true;
     }
 
     Reason wait() {
-        const bool    far_writes  = far_.has_unsent() || outward_.passed() > 0;
-        const bool    near_writes = near_.has_unsent() || inward_.passed() > 0;
+        const bool    far_writes  = far_.has_unsent() || outward_.pending();
+        const bool    near_writes = near_.has_unsent() || inward_.pending();
         pollfd        watched[3]  = {
             watch(far_, far_hung_up_, inward_.can_read() && !far_.read_ended(), far_writes),
             watch(near_, near_hung_up_, outward_.can_read() && !far_.has_unsent() && !near_.read_ended(), near_writes),
@@ -318,14 +376,14 @@ private:
         return { hung_up && events == 0 && !end.read_ended() ? -1 : end.fd(), events, 0 };
     }
 
-    End &        far_;
-    End &        near_;
-    Inspection * inspection_;
-    Session &    session_;
-    Silence      silence_;
-    TimePoint    next_look_ = Clock::now();
-    Flow         inward_;
-    Flow         outward_;
+    End &          far_;
+    End &          near_;
+    guard::Guard * guard_;
+    Session &      session_;
+    Silence        silence_;
+    TimePoint      next_look_ = Clock::now();
+    Flow           inward_;
+    Flow           outward_;
     // Ciphertext may lie in the TLS stream already, so both ends are tried once before the first wait.
     bool         far_ready_    = true;
     bool         near_ready_   = true;
@@ -335,8 +393,8 @@ private:
 
 }  // namespace
 
-Reason pump(End & far, End & near, const Early & early, Inspection * inspection, Session & session, int silence_ms) {
-    return Pump(far, near, inspection, session, silence_ms).run(early);
+Reason pump(End & far, End & near, const Early & early, guard::Guard * guard, Session & session, int silence_ms) {
+    return Pump(far, near, guard, session, silence_ms).run(early);
 }
 
 }  // namespace rpcmesh

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "fd.h"
+#include "guard/guard.h"
 #include "reason.h"
 #include "registry.h"
-#include "rpc_frames.h"
 #include "tls.h"
 
 namespace rpcmesh {
@@ -47,20 +47,14 @@ private:
     bool                       has_more_    = false;
 };
 
-// Null where the bytes are not RPC.
-struct Inspection {
-    RequestFrames requests;
-    ReplyCaps     replies;
-};
-
-// Bytes of the network's side that were read before the pump began. The first `passed` may be forwarded; what is
-// behind them was inspected and held back.
+// Bytes of the network's side that were read before the pump began. The guard has passed the first `passed`.
 struct Early {
     std::vector<uint8_t> bytes;
     size_t               passed = 0;
 };
 
-// `far` is the network's side, `near` the local one.
-Reason pump(End & far, End & near, const Early & early, Inspection * inspection, Session & session, int silence_ms);
+// `far` is the network's side, `near` the local one. `guard` stands between the two, and is null where the bytes are not
+// RPC; frame_invalid: see its finding.
+Reason pump(End & far, End & near, const Early & early, guard::Guard * guard, Session & session, int silence_ms);
 
 }  // namespace rpcmesh

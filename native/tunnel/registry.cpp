@@ -106,9 +106,9 @@ void Registry::forget_failures_but(const Routes & routes) {
     }
 }
 
-void Registry::count_refused(Reason reason) {
+void Registry::count_refused(const char * why) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    ++refused_[name_of(reason)];
+    ++refused_[why];
 }
 
 void Registry::cut_if(std::function<Reason(const Session &)> why) {

@@ -55,7 +55,8 @@ public:
     void count_handshake_failure(Reason reason, const std::string & route);
     // Drops the failures of routes that are no longer there.
     void forget_failures_but(const Routes & routes);
-    void count_refused(Reason reason);
+    // `why` is a word of Reason or of guard::Refusal.
+    void count_refused(const char * why);
 
     // Cuts the established sessions for which `why` gives a reason, now and as they come: a handshake that began before
     // a reload is judged by what holds after it.

@@ -248,7 +248,7 @@ void Server::serve(const std::shared_ptr<Session> & session, Incoming incoming, 
         running_.push_back({ std::move(thread), done });
     } catch (const std::system_error & error) {
         registry_.close(session);
-        registry_.count_refused(Reason::too_many_connections);
+        registry_.count_refused(name_of(Reason::too_many_connections));
         log_line("error", "session_refused", [&](Json & line) { line.field("reason", error.what()); });
     }
 }
@@ -261,7 +261,7 @@ Fd Server::accept_or_shed(int listener, std::string & from) {
         spare_.reset();
         accept_from(listener, from).reset();
         spare_ = open_spare();
-        registry_.count_refused(Reason::too_many_connections);
+        registry_.count_refused(name_of(Reason::too_many_connections));
         log_line("error", "out_of_descriptors");
         return {};
     }

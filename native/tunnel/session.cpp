@@ -95,7 +95,7 @@ void refuse(Registry & registry, const Session & session, Reason reason) {
     if (reason == Reason::stopping || session.cut_reason != Reason::none) {
         reason = session.cut_reason;
     }
-    registry.count_refused(reason);
+    registry.count_refused(name_of(reason));
     log_session("warning", "session_refused", session, reason);
 }
 
@@ -152,8 +152,23 @@ Reason shake_hands(int fd, TlsStream & tls, int wake_fd, TimePoint deadline) {
     }
 }
 
+// Whether the guard has a whole HELLO among the bytes of `early`, and `none`; or why it never will.
+Reason look_for_hello(guard::Guard & guard, Early & early) {
+    while (!guard.greeted()) {
+        const guard::Step step = guard.from_client(early.bytes.data() + early.passed, early.bytes.size() - early.passed);
+        if (step.kind == guard::Step::Kind::need_more) {
+            return Reason::none;
+        }
+        if (step.kind != guard::Step::Kind::pass) {
+            return Reason::hello_invalid;
+        }
+        early.passed += step.size;
+    }
+    return Reason::none;
+}
+
 // Reads until a whole HELLO is there. Its bytes, with whatever came behind them, end up in `early`.
-Reason read_hello(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, RequestFrames & frames, Early & early) {
+Reason read_hello(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, guard::Guard & guard, Early & early) {
     for (;;) {
         uint8_t    buffer[4 * 1024];
         const long got = tls.read(buffer, sizeof(buffer));
@@ -168,20 +183,37 @@ Reason read_hello(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, Requ
             continue;
         }
         early.bytes.insert(early.bytes.end(), buffer, buffer + got);
-        if (frames.inspect(early.bytes.data(), early.bytes.size(), early.passed) != RequestFrames::Verdict::ok) {
-            return Reason::hello_invalid;
-        }
-        if (frames.greeted()) {
-            return Reason::none;
+        const Reason wrong = look_for_hello(guard, early);
+        if (wrong != Reason::none || guard.greeted()) {
+            return wrong;
         }
     }
 }
 
-void run_pump(const Options & options, End & far, End & near, const Early & early, Inspection * inspection, Session & session,
+// What the guard found, for the log. The peer hears nothing of it.
+void refuse_frame(Registry & registry, const Session & session, const guard::Finding & finding) {
+    registry.count_refused(guard::name_of(finding.refusal));
+    log_line("warning", "frame_refused", [&](Json & line) {
+        line.field("session", session.id)
+            .field("remote", session.remote)
+            .field("route", session.route)
+            .field("peer", session.peer)
+            .field("reason", guard::name_of(finding.refusal))
+            .field("detail", finding.detail);
+        if (finding.command >= 0) {
+            line.field("command", static_cast<uint64_t>(finding.command));
+        }
+        if (finding.op >= 0) {
+            line.field("op", guard::name_of_op(static_cast<uint32_t>(finding.op))).field("node", static_cast<uint64_t>(finding.node));
+        }
+    });
+}
+
+void run_pump(const Options & options, End & far, End & near, const Early & early, guard::Guard * guard, Session & session,
               Registry & registry) {
-    const Reason reason = pump(far, near, early, inspection, session, options.silence_timeout_s * 1000 - 500);
+    const Reason reason = pump(far, near, early, guard, session, options.silence_timeout_s * 1000 - 500);
     if (reason == Reason::frame_invalid) {
-        refuse(registry, session, reason);
+        refuse_frame(registry, session, guard->finding());
     }
     log_closed(session, reason);
 }
@@ -211,12 +243,12 @@ void serve_ingress(const Options & options, Registry & registry, Incoming incomi
         return refuse(registry, session, session.cut_reason);
     }
 
-    Early                       early;
-    std::unique_ptr<Inspection> inspection;
-    std::unique_ptr<Lease>      lease;
+    Early                         early;
+    std::unique_ptr<guard::Guard> guard;
+    std::unique_ptr<Lease>        lease;
     if (route.is_rpc()) {
-        inspection           = std::make_unique<Inspection>();
-        const Reason refusal = read_hello(incoming.fd.get(), *tls, wake, deadline, inspection->requests, early);
+        guard                = std::make_unique<guard::Guard>(options.limits);
+        const Reason refusal = read_hello(incoming.fd.get(), *tls, wake, deadline, *guard, early);
         if (refusal != Reason::none) {
             return refuse(registry, session, refusal);
         }
@@ -232,7 +264,7 @@ void serve_ingress(const Options & options, Registry & registry, Incoming incomi
     }
     log_opened(session);
     End far(std::move(incoming.fd), std::move(tls));
-    run_pump(options, far, near, early, inspection.get(), session, registry);
+    run_pump(options, far, near, early, guard.get(), session, registry);
 }
 
 void serve_egress(const Options & options, Registry & registry, Incoming incoming, const Route & route) {

@@ -1,4 +1,4 @@
-// What this build is called. RPC_PROTOCOL is what rpc_frames.cpp was written for.
+// What this build is called. RPC_PROTOCOL is what the guard was written for.
 #pragma once
 
 namespace rpcmesh {

@@ -75,8 +75,13 @@ async def running(home: Home, build: Build) -> AsyncIterator[Link]:
             await _until_socket(ready)
 
         await start("mirror", (sys.executable, "-I", mirror.__file__, str(direct)), direct)
-        common = {"identity": home.root / "ingress", "routes": home.run / "ingress.routes"}
-        argv = command.ingress(build.tunnel, listen="127.0.0.1:0", status=home.socket("ingress"), **common)
+        argv = command.ingress(
+            build.tunnel,
+            listen="127.0.0.1:0",
+            identity=home.root / "ingress",
+            routes=home.run / "ingress.routes",
+            status=home.socket("ingress"),
+        )
         await start("ingress", argv, home.socket("ingress"))
         listen = (await tunnel_status.fetch(home.socket("ingress"))).listen
         routes.write_egress(

@@ -26,6 +26,7 @@ from rpcmesh.tunnel import command, routes
 log = structlog.get_logger(__name__)
 
 TUNNEL_STATUS = "tunnel"
+MAX_MEMORY_MIB = 1 << 30
 
 
 class Node:
@@ -41,7 +42,7 @@ class Node:
         self._principal = identity.load(home.identity).principal
         self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.node.worker_threads))
         self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.node.worker_threads))
-        self._tunnel = Supervisor(self._ingress(settings.node.listen))
+        self._tunnel = Supervisor(self._ingress(settings.node))
         self._agent = api.Agent(
             home=home,
             status=self.status,
@@ -108,21 +109,23 @@ class Node:
             firewall=self._watcher.status,
         )
 
-    def _ingress(self, listen: str) -> Service:
+    def _ingress(self, settings: config.Node) -> Service:
         home = self._home
         argv = command.ingress(
             self._build.tunnel,
-            listen=listen,
+            listen=settings.listen,
             identity=home.identity,
             routes=home.run / "ingress.routes",
             status=home.socket(TUNNEL_STATUS),
+            memory_mib=settings.memory_limit_mib or _all_memory_mib(self._build.backend),
+            allow_ops=settings.allow_ops,
         )
         return Service(
             name="tunnel",
             argv=argv,
             env={},
             socket=home.socket(TUNNEL_STATUS),
-            fatal={command.EXIT_ADDRESS_IN_USE: command.address_in_use(listen)},
+            fatal={command.EXIT_ADDRESS_IN_USE: command.address_in_use(settings.listen)},
             prepare=self._build.verify,
         )
 
@@ -139,6 +142,11 @@ class Node:
                 ),
             ],
         )
+
+
+def _all_memory_mib(backend: str) -> int:
+    """What a session may allocate when nothing is configured. A card's own memory ends by itself."""
+    return telemetry.machine().memory_total_bytes >> 20 if backend in {"cpu", "metal"} else MAX_MEMORY_MIB
 
 
 async def run_node(home: Home, settings: config.Config, build: Build, stop: asyncio.Event) -> None:

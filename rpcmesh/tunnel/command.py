@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -10,10 +11,23 @@ from rpcmesh.errors import RpcmeshError
 
 # The tunnel's exit status when its address is taken.
 EXIT_ADDRESS_IN_USE = 3
+DEFAULT_MEMORY_MIB = 65536
 
 
-def ingress(binary: Path, *, listen: str, identity: Path, routes: Path, status: Path) -> tuple[str, ...]:
-    return (str(binary), "ingress", "--listen", listen, *_common(identity, routes, status))
+def ingress(
+    binary: Path,
+    *,
+    listen: str,
+    identity: Path,
+    routes: Path,
+    status: Path,
+    memory_mib: int = DEFAULT_MEMORY_MIB,
+    allow_ops: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """``memory_mib`` bounds what one RPC session may allocate; ``allow_ops`` pass the guard without a rule."""
+    allowed = [word for op in allow_ops for word in ("--allow-op", op)]
+    limits = ("--memory-mib", str(memory_mib), *allowed)
+    return (str(binary), "ingress", "--listen", listen, *_common(identity, routes, status), *limits)
 
 
 def egress(binary: Path, *, identity: Path, routes: Path, status: Path) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
-"""An RPC route lets one client at a time speak well-formed RPC to its worker; only capability bytes are altered."""
+"""An RPC route lets one client at a time ask its worker, frame by checked frame, and shows it none of its numbers."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import socket
 import ssl
@@ -11,6 +10,32 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rpc_worker import (
+    CAPS,
+    HELLO_REPLY,
+    HELLO_REPLY_ZEROED,
+    HELLO_REQUEST,
+    TENSOR_BYTES,
+    Buffer,
+    Client,
+    Command,
+    Frame,
+    Request,
+    Thinker,
+    Worker,
+    assert_cut,
+    frame,
+    get_tensor,
+    graph,
+    greet,
+    header,
+    reply,
+    set_tensor,
+    sum_of,
+    tensor,
+    u32,
+    u64,
+)
 from tunnel_harness import (
     COORDINATOR,
     NODE,
@@ -29,41 +54,10 @@ from tunnel_harness import (
 from rpcmesh.tunnel.routes import EgressRoute, IngressRoute, rpc_alpn
 
 GPU0, GPU1 = rpc_alpn("gpu0"), rpc_alpn("gpu1")
-CAPS = bytes(range(1, 25))
-TENSOR_BYTES = 296
-FREE_BUFFER, SET_TENSOR, GRAPH_COMPUTE, HELLO, DEVICE_COUNT = 4, 6, 10, 14, 15
-
-
-def frame(command: int, payload: bytes) -> bytes:
-    return bytes([command]) + len(payload).to_bytes(8, "little") + payload
-
-
-def header(command: int, length: int) -> bytes:
-    return bytes([command]) + length.to_bytes(8, "little")
-
-
-HELLO_REQUEST = frame(HELLO, CAPS)
-HELLO_ZEROED = frame(HELLO, bytes(24))
-HELLO_REPLY = (28).to_bytes(8, "little") + b"\x07\x00\x00\x00" + CAPS
-HELLO_REPLY_ZEROED = HELLO_REPLY[:12] + bytes(24)
-
-
-class Worker:
-    """Notes what each connection brings, answers its HELLO with capabilities, and says how much came when it ends."""
-
-    def __init__(self) -> None:
-        self.received: list[bytearray] = []
-
-    def __call__(self, connection: socket.socket) -> None:
-        mine = bytearray()
-        self.received.append(mine)
-        mine += receive(connection, len(HELLO_REQUEST))
-        # Byte by byte: the capabilities are to be found across any split.
-        for byte in HELLO_REPLY:
-            connection.send(bytes([byte]))
-        while data := connection.recv(1 << 18):
-            mine += data
-        connection.sendall(b"%d bytes came" % len(mine))
+HELLO_NOTED = Request(Command.HELLO, bytes(24))
+ALIGNMENT_REQUEST = frame(Command.GET_ALIGNMENT, u32(0))
+# What the worker is asked when a client has allocated its first buffer.
+ALLOCATED = [Command.HELLO, Command.ALLOC_BUFFER, Command.BUFFER_GET_BASE, Command.BUFFER_CLEAR]
 
 
 class Node:
@@ -79,13 +73,13 @@ class Node:
         return dial(self.tunnel.port, client_tls(self.coordinator, alpn))
 
     @property
-    def received(self) -> list[bytearray]:
-        return self.workers[GPU0].received
+    def worker(self) -> Worker:
+        return self.workers[GPU0]
 
 
 @contextlib.contextmanager
-def node_of(mesh: Mesh, *options: str) -> Iterator[Node]:
-    workers = {GPU0: Worker(), GPU1: Worker()}
+def node_of(mesh: Mesh, *options: str, worker: Worker | None = None) -> Iterator[Node]:
+    workers = {GPU0: worker or Worker(), GPU1: Worker()}
     table = [IngressRoute(alpn, mesh.path(alpn[-4:]), COORDINATOR) for alpn in workers]
     with contextlib.ExitStack() as stack:
         for route in table:
@@ -106,43 +100,37 @@ def node(mesh: Mesh) -> Iterator[Node]:
         yield node
 
 
-def assert_cut(client: socket.socket) -> None:
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        assert client.recv(100) == b""
-
-
-def greet(client: socket.socket) -> None:
-    client.sendall(HELLO_REQUEST)
-    assert receive(client, len(HELLO_REPLY)) == HELLO_REPLY_ZEROED
-
-
 @pytest.mark.parametrize("piece_bytes", [1, 9, 10, 32, len(HELLO_REQUEST)])
 def test_capabilities_are_zeroed_both_ways(node: Node, piece_bytes: int) -> None:
     with node.dial() as client:
         for start in range(0, len(HELLO_REQUEST), piece_bytes):
             client.sendall(HELLO_REQUEST[start : start + piece_bytes])
         assert receive(client, len(HELLO_REPLY)) == HELLO_REPLY_ZEROED
-    assert node.received == [HELLO_ZEROED]
+    assert node.worker.requests == [HELLO_NOTED]
 
 
-def test_a_request_right_behind_hello_is_neither_lost_nor_altered(node: Node) -> None:
-    requests = frame(DEVICE_COUNT, b"") + frame(FREE_BUFFER, CAPS[:8])
-    with node.dial() as client:
-        client.sendall(HELLO_REQUEST + requests)
-        eventually(lambda: node.received and node.received[0] == HELLO_ZEROED + requests, "both requests")
+def test_requests_right_behind_hello_are_neither_lost_nor_altered(node: Node) -> None:
+    with node.dial() as connection:
+        client = Client(connection)
+        client.send(HELLO_REQUEST, frame(Command.DEVICE_COUNT), ALIGNMENT_REQUEST)
+        assert client.answer() == HELLO_REPLY_ZEROED[8:]
+        assert client.answer() == u32(1)
+        assert client.answer() == u64(Worker.ALIGNMENT)
+    noted = [HELLO_NOTED, Request(Command.DEVICE_COUNT, b""), Request(Command.GET_ALIGNMENT, u32(0))]
+    assert node.worker.requests == noted
 
 
 @pytest.mark.parametrize(
     "opening",
     [
-        frame(DEVICE_COUNT, b""),
-        frame(FREE_BUFFER, bytes(8)),
+        frame(Command.DEVICE_COUNT),
+        frame(Command.FREE_BUFFER, bytes(8)),
         b"\xff",
         b"GET / HTTP/1.1\r\n\r\n",
-        frame(HELLO, b""),
-        frame(HELLO, CAPS[:23]),
-        frame(HELLO, CAPS + b"\x00"),
-        header(HELLO, 2**63 + 24),
+        frame(Command.HELLO, b""),
+        frame(Command.HELLO, CAPS[:23]),
+        frame(Command.HELLO, CAPS + b"\x00"),
+        header(Command.HELLO, 2**63 + 24),
     ],
     ids=["device_count", "free_buffer", "unknown", "http", "empty_hello", "short_hello", "long_hello", "huge_hello"],
 )
@@ -151,7 +139,7 @@ def test_whoever_does_not_begin_with_hello_never_reaches_the_worker(node: Node, 
         client.sendall(opening)
         assert_cut(client)
     node.tunnel.wait_refused("hello_invalid")
-    assert node.received == []
+    assert node.worker.sessions == []
 
 
 @pytest.mark.parametrize("opening", [b"", HELLO_REQUEST[:-1]], ids=["nothing", "half_a_hello"])
@@ -160,35 +148,93 @@ def test_whoever_does_not_say_hello_in_time_is_refused(mesh: Mesh, opening: byte
         client.sendall(opening)
         assert_cut(client)
         node.tunnel.wait_refused("hello_timeout")
-        assert node.received == []
+        assert node.worker.sessions == []
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        frame(18, b""),
-        b"\xff",
-        HELLO_REQUEST,
-        frame(FREE_BUFFER, bytes(7)),
-        frame(FREE_BUFFER, bytes(9)),
-        frame(DEVICE_COUNT, b"\x00"),
-        header(SET_TENSOR, TENSOR_BYTES + 8),
-        header(GRAPH_COMPUTE, 256 * 2**20 + 1),
-        header(SET_TENSOR, 2**64 - 1),
-    ],
-    ids=["unknown", "first_byte", "hello_again", "short", "long", "not_empty", "no_tensor", "huge_graph", "endless"],
-)
-def test_a_malformed_frame_cuts_the_client_before_the_worker_sees_it(node: Node, bad: bytes) -> None:
-    good = frame(FREE_BUFFER, bytes(8))
-    with node.dial() as client:
-        greet(client)
-        client.sendall(good)
-        eventually(lambda: node.received[0] == HELLO_ZEROED + good, "the good frame")
-        client.sendall(bad)
-        assert_cut(client)
+MALFORMED: list[tuple[str, str, Frame]] = [
+    ("unknown", "command_unknown", frame(18)),
+    ("first_byte", "command_unknown", b"\xff"),
+    ("hello_again", "hello_invalid", HELLO_REQUEST),
+    ("short", "length_invalid", frame(Command.FREE_BUFFER, bytes(7))),
+    ("long", "length_invalid", frame(Command.FREE_BUFFER, bytes(9))),
+    ("not_empty", "length_invalid", frame(Command.DEVICE_COUNT, b"\x00")),
+    ("no_tensor", "length_invalid", header(Command.SET_TENSOR, TENSOR_BYTES + 8)),
+    ("huge_graph", "length_invalid", header(Command.GRAPH_COMPUTE, 256 * 2**20 + 1)),
+    ("endless", "length_invalid", header(Command.SET_TENSOR, 2**64 - 1)),
+    ("no_buffer", "buffer_unknown", frame(Command.FREE_BUFFER, u64(99))),
+    ("workers_own_handle", "buffer_unknown", frame(Command.FREE_BUFFER, u64(Worker.HANDLE))),
+    ("no_device", "device_unknown", frame(Command.GET_ALIGNMENT, u32(16))),
+    ("beyond_the_end", "tensor_bounds", lambda buffer: set_tensor(buffer.bytes_at(), 1, bytes(buffer.size))),
+    ("no_nodes", "graph_length", frame(Command.GRAPH_COMPUTE, bytes(316))),
+    ("recompute", "recompute_without_graph", frame(Command.GRAPH_RECOMPUTE, u32(0))),
+]
+
+
+@pytest.mark.parametrize(("word", "bad"), [row[1:] for row in MALFORMED], ids=[row[0] for row in MALFORMED])
+def test_a_malformed_frame_cuts_the_client_before_the_worker_sees_it(node: Node, word: str, bad: Frame) -> None:
+    with node.dial() as connection:
+        client = greet(connection)
+        buffer = client.alloc(4096)
+        client.send(frame(Command.INIT_TENSOR, buffer.bytes_at()))
+        good = [*ALLOCATED, Command.INIT_TENSOR]
+        eventually(lambda: node.worker.commands == good, "the good frames")
+        client.send(bad if isinstance(bad, bytes) else bad(buffer))
+        assert_cut(connection)
     assert node.tunnel.wait_closed() == "frame_invalid"
-    assert node.tunnel.status().totals.refused == {"frame_invalid": 1}
-    assert node.received == [HELLO_ZEROED + good]
+    assert node.tunnel.status().totals.refused == {word: 1}
+    assert node.worker.commands == good
+
+
+def test_a_refused_frame_is_logged_in_words(node: Node) -> None:
+    double = graph([0xC0, 0xC0], [tensor(key=0xC0)])
+    with node.dial() as connection:
+        greet(connection).send(double)
+        assert_cut(connection)
+    line = eventually(lambda: node.tunnel.log("frame_refused"), "the line")[0]
+    assert (line["reason"], line["detail"]) == ("graph_reference", "id 192 is listed twice")
+    assert (line["peer"], line["route"], line["command"]) == (COORDINATOR, GPU0, Command.GRAPH_COMPUTE)
+
+
+def test_a_buffer_is_cleared_and_its_handle_and_address_are_not_the_workers(node: Node) -> None:
+    with node.dial() as connection:
+        client = greet(connection)
+        buffer = client.alloc(100)
+        client.send(set_tensor(buffer.bytes_at(10), 5, b"bytes", cache=1))
+        assert client.read(buffer) == bytes(15) + b"bytes" + bytes(80)
+    real = Buffer(Worker.HANDLE, Worker.BASE, 100)
+    assert buffer.handle != real.handle
+    assert buffer.base != real.base
+    assert node.worker.requests[1:] == [
+        Request(Command.ALLOC_BUFFER, u32(0) + u64(100)),
+        Request(Command.BUFFER_GET_BASE, u64(real.handle)),
+        Request(Command.BUFFER_CLEAR, u64(real.handle) + b"\x00"),
+        Request(Command.SET_TENSOR, set_tensor(real.bytes_at(10), 5, b"bytes")[9:]),
+        Request(Command.GET_TENSOR, get_tensor(real.bytes_at(), 0, 100)[9:]),
+    ]
+
+
+def test_the_end_of_a_graph_is_asked_for_and_the_client_hears_nothing_of_it(node: Node) -> None:
+    with node.dial() as connection:
+        client = greet(connection)
+        buffer = client.alloc(512)
+        begin = set_tensor(buffer.bytes_at(), 0, b"begin")
+        client.send(begin, sum_of(buffer), frame(Command.GRAPH_RECOMPUTE, u32(0)))
+        assert client.read(buffer, 0, 5) == b"begin"
+        assert client.ask(Command.GET_ALIGNMENT, u32(0)) == u64(Worker.ALIGNMENT)
+    computed = [Command.GRAPH_COMPUTE, Command.DEVICE_COUNT, Command.GRAPH_RECOMPUTE, Command.DEVICE_COUNT]
+    assert node.worker.commands[4:] == [Command.SET_TENSOR, *computed, Command.GET_TENSOR, Command.GET_ALIGNMENT]
+
+
+def test_nothing_of_a_client_passes_while_it_is_owed_a_reply(mesh: Mesh) -> None:
+    worker = Thinker()
+    requests = frame(Command.DEVICE_COUNT) + ALIGNMENT_REQUEST * 9
+    with node_of(mesh, worker=worker) as node, node.dial() as connection:
+        client = greet(connection)
+        client.send(requests)
+        worker.answer_once_there_are(node.tunnel, len(HELLO_REQUEST + requests))
+        assert client.answer() == u32(1)
+        assert [client.answer() for _ in range(9)] == [u64(Worker.ALIGNMENT)] * 9
+    assert worker.unread == [0]
 
 
 def test_a_second_client_is_refused_while_the_first_is_there(mesh: Mesh) -> None:
@@ -198,9 +244,8 @@ def test_a_second_client_is_refused_while_the_first_is_there(mesh: Mesh) -> None
             second.sendall(HELLO_REQUEST)
             assert_cut(second)
         node.tunnel.wait_refused("lease_busy")
-        request = frame(DEVICE_COUNT, b"")
-        first.sendall(request)
-        eventually(lambda: node.received == [HELLO_ZEROED + request], "the first client's request, and nobody else's")
+        assert Client(first).ask(Command.DEVICE_COUNT) == u32(1)
+        assert node.worker.sessions == [[HELLO_NOTED, Request(Command.DEVICE_COUNT, b"")]]
 
 
 def test_a_second_client_has_the_worker_once_the_first_leaves(mesh: Mesh) -> None:
@@ -209,7 +254,7 @@ def test_a_second_client_has_the_worker_once_the_first_leaves(mesh: Mesh) -> Non
         with node.dial() as second:
             second.sendall(HELLO_REQUEST)
             eventually(lambda: len(node.tunnel.status().sessions) == 2, "the second client waits")
-            assert len(node.received) == 1
+            assert len(node.worker.sessions) == 1
             first.close()
             assert receive(second, len(HELLO_REPLY)) == HELLO_REPLY_ZEROED
 
@@ -235,18 +280,21 @@ def test_a_worker_that_is_not_there_is_counted_and_its_lease_is_free_again(mesh:
 
 
 def test_a_large_tensor_arrives_intact_whatever_its_pieces(node: Node) -> None:
-    tensor = frame(SET_TENSOR, sample(TENSOR_BYTES + 9 + 6 * 2**20 + 13))
+    content = sample(6 * 2**20 + 13)
     sizes = itertools.cycle([1, 7, 8, 9, 10, 4095, 16_384, 16_385, 262_143, 262_145, 1_000_003])
-    requests = tensor + frame(DEVICE_COUNT, b"") + tensor
-    with node.dial() as client:
-        greet(client)
-        rest = memoryview(requests)
+    with node.dial() as connection:
+        client = greet(connection)
+        buffer = client.alloc(2 * len(content))
+        first, second = buffer.bytes_at(0, len(content)), buffer.bytes_at(len(content))
+        rest = set_tensor(first, 0, content) + frame(Command.DEVICE_COUNT) + set_tensor(second, 0, content)
         while rest:
             size = next(sizes)
-            client.sendall(rest[:size])
+            connection.sendall(rest[:size])
             rest = rest[size:]
-        eventually(lambda: len(node.received[0]) == len(HELLO_REQUEST + requests), "every byte")
-    assert hashlib.sha256(node.received[0]).digest() == hashlib.sha256(HELLO_ZEROED + requests).digest()
+        assert client.answer() == u32(1)
+        assert client.read(buffer) == content * 2
+    asked = [Command.SET_TENSOR, Command.DEVICE_COUNT, Command.SET_TENSOR, Command.GET_TENSOR]
+    assert node.worker.commands[4:] == asked
 
 
 @contextlib.contextmanager
@@ -257,48 +305,96 @@ def from_the_coordinator(node: Node) -> Iterator[socket.socket]:
         yield client
 
 
-def test_a_client_that_is_done_writing_still_hears_the_last_answer(node: Node) -> None:
-    requests = frame(FREE_BUFFER, bytes(8)) * 1000
-    with from_the_coordinator(node) as client:
-        greet(client)
-        client.sendall(requests)
-        client.shutdown(socket.SHUT_WR)
-        answer = b"%d bytes came" % len(HELLO_REQUEST + requests)
-        assert receive(client, len(answer) + 1) == answer
+def test_a_client_that_is_done_writing_still_hears_every_answer(node: Node) -> None:
+    with from_the_coordinator(node) as connection:
+        client = greet(connection)
+        buffer = client.alloc(1000)
+        pieces = [set_tensor(buffer.bytes_at(), at, bytes([at % 251])) for at in range(1000)]
+        client.send(*pieces, *[get_tensor(buffer.bytes_at(), 0, 1000), frame(Command.DEVICE_COUNT)] * 3)
+        connection.shutdown(socket.SHUT_WR)
+        written = bytes(at % 251 for at in range(1000))
+        assert [client.answer() for _ in range(6)] == [written, u32(1)] * 3
+        assert connection.recv(1) == b""
+    assert node.tunnel.wait_closed() == "peer_closed"
+    assert len(node.worker.requests) == len(ALLOCATED) + 1006
+
+
+def test_a_client_that_is_done_writing_hears_also_what_waited_in_the_tunnel(mesh: Mesh) -> None:
+    worker = Thinker()
+    worker.may_answer.set()
+    with node_of(mesh, worker=worker) as node, from_the_coordinator(node) as connection:
+        client = greet(connection)
+        buffer = client.alloc(512)
+        sent = node.tunnel.status().sessions[0].bytes_in
+        worker.may_answer.clear()
+        waiting = [
+            frame(Command.DEVICE_COUNT),
+            frame(Command.SET_TENSOR_HASH, buffer.bytes_at() + u64(0, 1)),
+            sum_of(buffer),
+            ALIGNMENT_REQUEST,
+            frame(Command.ALLOC_BUFFER, u32(0) + u64(64)),
+            frame(Command.BUFFER_GET_BASE, u64(buffer.handle)),
+            ALIGNMENT_REQUEST,
+        ]
+        client.send(*waiting)
+        connection.shutdown(socket.SHUT_WR)
+        worker.answer_once_there_are(node.tunnel, sent + len(b"".join(waiting)))
+        alignment = u64(Worker.ALIGNMENT)
+        answers = [u32(1), b"\x00", alignment, u64(buffer.handle + 1, 64), u64(buffer.base), alignment]
+        assert [client.answer() for _ in answers] == answers
+        assert connection.recv(1) == b""
+    assert node.tunnel.wait_closed() == "peer_closed"
+
+
+def test_a_client_that_is_done_writing_after_an_alloc_hears_its_answer(node: Node) -> None:
+    with from_the_coordinator(node) as connection:
+        client = greet(connection)
+        client.send(frame(Command.ALLOC_BUFFER, u32(0) + u64(64)))
+        connection.shutdown(socket.SHUT_WR)
+        assert client.answer()[8:] == u64(64)
+        assert connection.recv(1) == b""
     assert node.tunnel.wait_closed() == "peer_closed"
 
 
 def test_what_a_worker_said_before_it_left_arrives_before_the_end(mesh: Mesh) -> None:
-    last_words = sample(3 * 2**20)
+    size = 3 * 2**20
 
-    def leave_after_speaking(connection: socket.socket) -> None:
-        receive(connection, len(HELLO_REQUEST))
-        connection.sendall(HELLO_REPLY + last_words)
+    class Leaving(Worker):
+        def send(self, connection: socket.socket, answer: bytes) -> None:
+            super().send(connection, answer)
+            if len(answer) > size:
+                raise ConnectionError("enough")
 
-    route = IngressRoute(GPU0, mesh.path("gpu0"), COORDINATOR)
-    with (
-        unix_server(route.socket, leave_after_speaking),
-        mesh.ingress([route], mesh.identity("node", mesh.leaf(NODE))) as tunnel,
-        from_the_coordinator(Node(mesh, tunnel, {})) as client,
-    ):
-        greet(client)
-        assert receive(client, len(last_words) + 1) == last_words
+    with node_of(mesh, worker=Leaving()) as node, from_the_coordinator(node) as connection:
+        client = greet(connection)
+        buffer = client.alloc(size)
+        client.send(set_tensor(buffer.bytes_at(), 0, sample(size)))
+        assert client.read(buffer) == sample(size)
+        assert connection.recv(1) == b""
+
+
+def test_a_worker_that_says_what_nobody_asked_for_ends_the_session(mesh: Mesh) -> None:
+    class Talker(Worker):
+        def send(self, connection: socket.socket, answer: bytes) -> None:
+            super().send(connection, answer * 2 if answer == reply(u32(1)) else answer)
+
+    with node_of(mesh, worker=Talker()) as node, node.dial() as connection:
+        greet(connection).send(frame(Command.DEVICE_COUNT))
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            assert receive(connection, 24) in (b"", reply(u32(1)))
+        assert node.tunnel.wait_closed() == "frame_invalid"
+        assert node.tunnel.status().totals.refused == {"reply_invalid": 1}
 
 
 def test_a_worker_that_dies_ends_the_session(mesh: Mesh) -> None:
-    def die_with_a_request_unread(connection: socket.socket) -> None:
-        receive(connection, len(HELLO_REQUEST))
-        connection.sendall(HELLO_REPLY)
-        connection.recv(1, socket.MSG_PEEK)
+    class Dying(Worker):
+        def __call__(self, connection: socket.socket) -> None:
+            receive(connection, len(HELLO_REQUEST))
+            self.send(connection, HELLO_REPLY)
+            connection.recv(1, socket.MSG_PEEK)
 
-    route = IngressRoute(GPU0, mesh.path("gpu0"), COORDINATOR)
-    with (
-        unix_server(route.socket, die_with_a_request_unread),
-        mesh.ingress([route], mesh.identity("node", mesh.leaf(NODE))) as tunnel,
-        Node(mesh, tunnel, {}).dial() as client,
-    ):
-        greet(client)
-        client.sendall(frame(FREE_BUFFER, bytes(8)))
-        assert_cut(client)
-        assert tunnel.wait_closed() == "local_closed"
-        eventually(lambda: tunnel.status().sessions == (), "the session is off the list")
+    with node_of(mesh, worker=Dying()) as node, node.dial() as connection:
+        greet(connection).send(frame(Command.DEVICE_COUNT))
+        assert_cut(connection)
+        assert node.tunnel.wait_closed() == "local_closed"
+        eventually(lambda: node.tunnel.status().sessions == (), "the session is off the list")

@@ -18,7 +18,9 @@ TARGET = "aarch64-macos"
 FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
 NATIVE = paths.shipped("native")
 SOURCES = [
-    path.relative_to(NATIVE) for part in ("tunnel", "transport") for path in sorted((NATIVE / part).glob("*.cpp"))
+    path.relative_to(NATIVE)
+    for part in ("tunnel", "transport", "guard", "guard/pin")
+    for path in sorted((NATIVE / part).glob("*.cpp"))
 ]
 
 
@@ -67,8 +69,8 @@ def test_a_source_compiles_for_macos(
     name: Path, openssl_headers: list[Path], llama_source: Path, cross_cache: Path, tmp_path: Path
 ) -> None:
     ggml = (llama_source / "ggml" / "src" / "ggml-rpc", llama_source / "ggml" / "include")
-    foreign = ggml if name.parts[0] == "transport" else openssl_headers
-    includes = [flag for folder in foreign for flag in ("-isystem", str(folder))]
+    foreign = openssl_headers if name.parts[0] == "tunnel" else ggml
+    includes = ["-I", str(NATIVE), *(flag for folder in foreign for flag in ("-isystem", str(folder)))]
     command = [sys.executable, "-m", "ziglang", "c++", "-target", TARGET, *FLAGS, *includes]
     command += ["-c", str(NATIVE / name), "-o", str(tmp_path / "object.o")]
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(cross_cache / "zig"), "ZIG_LOCAL_CACHE_DIR": str(cross_cache / "zig")}

@@ -1,0 +1,62 @@
+// A tensor as it stands on the wire (rpc_tensor of protocol 7.0.0, 296 bytes, little-endian, packed), and what its
+// type and shape amount to. Sizes are computed in 128 bits, as ggml_nbytes computes them, and never wrap.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "refusal.h"
+
+namespace rpcmesh::guard {
+
+constexpr size_t TENSOR_BYTES = 296;
+constexpr size_t TENSOR_BUFFER_OFFSET = 12;
+constexpr size_t TENSOR_DATA_OFFSET   = 220;
+constexpr int    MAX_SOURCES  = 10;
+constexpr int    TYPE_COUNT   = 43;
+
+__extension__ typedef unsigned __int128 Wide;
+
+struct Tensor {
+    uint64_t                          id;
+    uint32_t                          type;
+    uint64_t                          buffer;
+    std::array<uint32_t, 4>           ne;
+    std::array<uint32_t, 4>           nb;
+    uint32_t                          op;
+    std::array<int32_t, 16>           op_params;
+    int32_t                           flags;
+    std::array<uint64_t, MAX_SOURCES> src;
+    uint64_t                          view_src;
+    uint64_t                          view_offs;
+    uint64_t                          data;
+    int32_t                           use_count;
+};
+
+Tensor read_tensor(const uint8_t * bytes);
+
+// A ggml type: elements a block, bytes a block. 0 bytes: there is no such type (any more).
+struct Type {
+    const char * name;
+    uint32_t     block;
+    uint32_t     bytes;
+};
+
+const Type & type_of(uint32_t type);  // for type >= TYPE_COUNT one with 0 bytes
+
+// Elements, rows (ne1*ne2*ne3), the bytes that ggml_nbytes would give, those of one contiguous row (ggml_row_size).
+Wide elements(const Tensor & tensor);
+Wide rows(const Tensor & tensor);
+Wide bytes_of(const Tensor & tensor);
+Wide row_bytes(const Tensor & tensor);
+bool is_contiguous(const Tensor & tensor);
+bool is_empty(const Tensor & tensor);
+
+// Type known, ne[0] a multiple of the block, no dimension beyond INT32_MAX (kernels count in ints), nb[0] at least the
+// bytes of a block, elements within `MAX_ELEMENTS`. Dimensions of 0 pass: such a tensor is empty.
+Finding check_type_and_shape(const Tensor & tensor);
+
+constexpr uint64_t MAX_ELEMENTS = uint64_t(1) << 40;
+
+}  // namespace rpcmesh::guard

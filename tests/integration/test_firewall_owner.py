@@ -62,8 +62,10 @@ def test_the_record_and_the_lock_belong_to_the_owner(machine: Machine) -> None:
 
 
 def test_what_keep_saw_belongs_to_the_owner(machine: Machine) -> None:
+    path = machine.home.root / "firewall-seen.json"
     with machine.keeping():
-        seen = (machine.home.root / "firewall-seen.json").stat()
+        until(path.exists, "what keep saw")
+        seen = path.stat()
 
     assert (seen.st_uid, stat.S_IMODE(seen.st_mode)) == (OWNER, 0o600)
 

@@ -46,7 +46,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # What all buffers of one session may take, in MiB. 0: all of this machine's memory, or, where workers compute on
     # cards with a memory of their own, no limit but theirs.
     memory_limit_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
-    # ggml's ops for which the guard has no rule and which are let through unchecked, as "CROSS_ENTROPY_LOSS". Better none.
+    # Ops for which the guard has no rule, let through unchecked by their names in ggml, as "OPT_STEP_SGD". Better none.
     allow_ops: tuple[str, ...] = ()
     # "required" keeps the node from starting before `rpcmesh firewall keep` has verified the rules.
     firewall: Literal["watched", "required"] = "watched"

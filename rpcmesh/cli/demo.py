@@ -12,7 +12,7 @@ from rpcmesh import config, paths
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.output import err, out, plain, print_json, print_table
-from rpcmesh.cli.running import run, stopped_early, until_interrupted
+from rpcmesh.cli.running import hold_signals, run, stopped_early, until_interrupted
 from rpcmesh.cli.status import layer_range
 from rpcmesh.coordinator import founding
 from rpcmesh.coordinator.report import StatusReport
@@ -77,6 +77,7 @@ def demo(nodes: int, prompt: str, keep: bool, as_json: bool) -> None:
     built = open_or_build("auto", None)
     with progress.task(f"model {MODEL}") as report:
         model_file = catalog.pull(MODEL, paths.default_cache(), report)
+    hold_signals()
     with demo_home.claimed(wishes.nodes) as home:
         run(stopped_early(_run(home, built, model_file, wishes)))
     if not as_json:

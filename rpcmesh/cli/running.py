@@ -9,13 +9,18 @@ from collections.abc import Awaitable, Callable, Coroutine
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def hold_signals() -> None:
+    """From now on until :func:`run` takes them: what is made meanwhile would otherwise be left behind."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
 def run(work: Coroutine[None, None, None]) -> None:
     """Run :func:`until_stopped` or :func:`stopped_early` as the last thing that a verb does.
 
     The stop signals are held back while no handler of ours is there: at the start until the loop can take them, and
     after the end, where nothing but the way out is left. Clean-up cut short would leave files and processes behind.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    hold_signals()
     asyncio.run(work)
 
 
@@ -26,7 +31,7 @@ async def until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> 
     try:
         await service(stop)
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        hold_signals()
 
 
 async def until_interrupted() -> None:
@@ -61,7 +66,7 @@ async def stopped_early(work: Coroutine[None, None, None]) -> None:
             raise
         raise KeyboardInterrupt from None
     finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        hold_signals()
 
 
 def _on_stop_signals(handler: Callable[[], None]) -> None:

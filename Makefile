@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench attack-stock clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: rpcmesh needs Python 3.11 or newer'; echo 'hint: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
@@ -38,6 +38,9 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 
 bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RPC
 	@$(BIN)/rpcmesh bench tunnel
+
+attack-stock: $(STAMP) ## every attack of the tests on a stock server: the table of docs/threat-model.md
+	@$(BIN)/python tests/integration/attack_stock.py
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -58,11 +58,19 @@ def main(names: list[str]) -> None:
 
 
 def suffer(stock: Stock, attack: Attack | Conduct) -> Outcome:
+    return _suffer_conduct(stock, attack) if isinstance(attack, Conduct) else _suffer_frame(stock, attack)
+
+
+def _suffer_conduct(stock: Stock, conduct: Conduct) -> Outcome:
+    before = stock.resident_bytes()
+    # A server may end under its attacker's hands, who then has nothing to show.
+    with contextlib.suppress(ConnectionError, AssertionError), conduct.act(stock) as loot:
+        return _aftermath(stock, loot, "answered", stock.resident_bytes() - before)
+    return _aftermath(stock, Loot(), "refused", 0)
+
+
+def _suffer_frame(stock: Stock, attack: Attack) -> Outcome:
     before, loot, request, grown = stock.resident_bytes(), Loot(), "refused", 0
-    if isinstance(attack, Conduct):
-        with contextlib.suppress(ConnectionError, AssertionError), attack.act(stock) as loot:
-            grown = stock.resident_bytes() - before
-            return _aftermath(stock, loot, "answered", grown)
     with contextlib.suppress(ConnectionError, AssertionError), session(stock) as attacker:
         buffer = attacker.alloc(attack.size)
         attacker.send(attack.frame_for(buffer))

@@ -1,4 +1,4 @@
-"""The attacks are real: a stock server falls to them. `make attack-stock` tries all; here is one of each way to fail."""
+"""The attacks are real: a stock server falls to them. `make attack-stock` tries all; here is one of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that lies harms the engine at most, which is there to be replaced, and never fills the coordinator's memory."""
+"""A node that lies harms the engine at most, which is there to be replaced, and fills nobody's memory."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from threat_model import DOCUMENT, ROOT, Named, named, rows, names_in
+from threat_model import DOCUMENT, ROOT, Named, named, names_in, rows
 
 TEXT = DOCUMENT.read_text()
 CLAIMS = [row for row in rows(TEXT) if "tests" in row.cells]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import ssl
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,11 @@ from rpc_worker import assert_cut, set_tensor
 from tunnel_harness import COORDINATOR, NODE, client_tls, dial, founded
 
 from rpcmesh.native_build import Build
-from rpcmesh.node import worker
-from rpcmesh.paths import Home
-from rpcmesh.supervise.supervisor import State, Supervisor
+from rpcmesh.supervise.supervisor import Service, State, Supervisor
 from rpcmesh.tunnel.routes import IngressRoute, rpc_alpn
 
 SERVED_WITHIN_S = 2.0
-W0 = rpc_alpn(worker.ENGINE_WORKER)
+W0 = rpc_alpn("w0")
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Node:
     identity: Path
     pid: int = 0
 
-    def connect(self) -> contextlib.AbstractContextManager:
+    def connect(self) -> ssl.SSLSocket:
         return dial(self.port, client_tls(self.identity, W0))
 
     def suffer(self, attack: Attack) -> None:
@@ -55,12 +53,12 @@ class Node:
 async def test_a_worker_that_dies_of_a_number_is_back_for_the_next(
     build: Build, tunnel_binary: Path, tmp_path: Path, attack: Attack
 ) -> None:
-    service = worker.service(Home(tmp_path / "home").ensure(), build, worker.ENGINE_WORKER, 1)
-    assert service.socket is not None
-    supervisor = Supervisor(service)
+    path = tmp_path / "w0.sock"
+    argv = (str(build.worker), "-H", str(path), "-p", "1", "-t", "1")
+    supervisor = Supervisor(Service(name="w0", argv=argv, env={"PATH": "/usr/bin:/bin"}, socket=path, cwd=tmp_path))
     with founded(tunnel_binary) as mesh:
         coordinator = mesh.identity("coordinator", mesh.leaf(COORDINATOR))
-        route = IngressRoute(W0, service.socket, COORDINATOR)
+        route = IngressRoute(W0, path, COORDINATOR)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(supervisor.run())
             await supervisor.until_ready()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from threat_model import DOCUMENT, ROOT, Named, named, names_in, rows
 
-TEXT = DOCUMENT.read_text()
+# What is commented out claims nothing.
+TEXT = re.sub(r"<!--.*?-->", "", DOCUMENT.read_text(), flags=re.DOTALL)
 CLAIMS = [row for row in rows(TEXT) if "tests" in row.cells]
 ACTORS = re.findall(r"^### (.*)$", TEXT, re.MULTILINE)
 

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench record-guard clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +38,9 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 
 bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RPC
 	@$(BIN)/rpcmesh bench tunnel
+
+record-guard: $(STAMP) ## the sessions that the guard's tests replay, recorded again; MODELS=... for some of them
+	@PYTHONPATH=tests:tests/integration $(BIN)/python -m recordings $(MODELS)
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -28,17 +28,18 @@ TESTS = Path(__file__).parents[1]
 
 
 class Heard(NamedTuple):
-    """What one variant gave at one place: a vector for each output of the script."""
+    """What one variant gave at one worker: a vector for each output of the script."""
 
+    endpoint: str
     variant: str
     outputs: list[list[float]]
 
 
 def run(
-    lib_dir: Path, model: Path, kind: Kind, variants: Iterable[Variant], endpoint: str | None, limit_s: float = 300
+    lib_dir: Path, model: Path, kind: Kind, variants: Iterable[Variant], *endpoints: str, limit_s: float = 300
 ) -> list[Heard]:
-    """On the worker at ``endpoint``, or here. AssertionError with the client's last words if it did not get through."""
-    order = {"model": str(model), "kind": kind, "variants": [one.name for one in variants], "endpoint": endpoint}
+    """On one worker after the other. AssertionError with the client's last words if it did not get through."""
+    order = {"model": str(model), "kind": kind, "variants": [one.name for one in variants], "endpoints": endpoints}
     # A client that aborts would otherwise call a debugger for its last words.
     environment = os.environ | {"LLAMA_CPP_LIB_PATH": str(lib_dir), "PYTHONPATH": str(TESTS), "GGML_NO_BACKTRACE": "1"}
     done = subprocess.run(
@@ -50,11 +51,10 @@ def run(
         timeout=limit_s,
         check=False,
     )
-    assert done.returncode == 0, (
-        f"{model.stem}: exit {done.returncode} after {len(done.stdout.splitlines())} of "
-        f"{order['variants']}\n{done.stderr[-3000:]}"
-    )
-    return [Heard(**json.loads(line)) for line in done.stdout.splitlines()]
+    heard = [Heard(**json.loads(line)) for line in done.stdout.splitlines()]
+    reached = [(one.endpoint, one.variant) for one in heard]
+    assert done.returncode == 0, f"{model.stem}: exit {done.returncode} after {reached}\n{done.stderr[-3000:]}"
+    return heard
 
 
 class Context:
@@ -191,23 +191,21 @@ def main() -> None:
     llama.llama_log_set(log, None)
     llama.llama_backend_init()
     devices.load_backends()
-    endpoint = order["endpoint"]
-    placed = [] if endpoint is None else devices.add_worker(DeviceSpec(endpoint, "node", "w0"))
-    params = llama.llama_model_default_params()
-    params.devices = ctypes.cast(
-        (ctypes.c_void_p * (len(placed) + 1))(*(one.handle for one in placed), None), ctypes.c_void_p
-    )
-    params.n_gpu_layers = -1
-    model = llama.llama_model_load_from_file(order["model"].encode(), params)
-    if not model:
-        raise SystemExit(f"{order['model']} cannot be loaded")
-    for name in order["variants"]:
-        context = Context(llama, model, BY_NAME[name], order["kind"])
-        script(context, order["kind"])
-        sys.stdout.write(json.dumps(Heard(name, context.outputs)._asdict()) + "\n")
-        sys.stdout.flush()
-        context.free()
-    llama.llama_model_free(model)
+    for endpoint in order["endpoints"]:
+        (worker,) = devices.add_worker(DeviceSpec(endpoint, "node", "w0"))
+        params = llama.llama_model_default_params()
+        params.devices = ctypes.cast((ctypes.c_void_p * 2)(worker.handle, None), ctypes.c_void_p)
+        params.n_gpu_layers = -1
+        model = llama.llama_model_load_from_file(order["model"].encode(), params)
+        if not model:
+            raise SystemExit(f"{order['model']} cannot be loaded")
+        for name in order["variants"]:
+            context = Context(llama, model, BY_NAME[name], order["kind"])
+            script(context, order["kind"])
+            sys.stdout.write(json.dumps(Heard(endpoint, name, context.outputs)._asdict()) + "\n")
+            sys.stdout.flush()
+            context.free()
+        llama.llama_model_free(model)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ SPOILT = (
     Spoilt("rope_more_dimensions_than_there_are", ROPE, PARAMS + 4, 1 << 20, "op_parameter"),
     Spoilt("rope_odd_dimensions", ROPE, PARAMS + 4, 3, "op_parameter"),
     Spoilt("norm_by_nothing", RMS_NORM, PARAMS, NAN, "op_parameter"),
-    Spoilt("product_of_other_length", MUL_MAT, NE, 32, "op_shape"),
+    Spoilt("product_of_other_length", MUL_MAT, NE + 4, 2, "op_shape"),
     Spoilt("product_with_a_gap", MUL_MAT, NB, 8, "op_shape"),
     Spoilt("sum_of_other_length", ADD, NE, 32, "op_shape"),
     Spoilt("rows_of_other_length", GET_ROWS, NE, 32, "op_shape"),

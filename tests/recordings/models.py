@@ -344,6 +344,14 @@ _PHI2 = _ATTENTION | _QKV_BIAS | {"attn_norm.bias": (D,), "attn_output.bias": (D
 _PHI3 = _FUSED_QKV | _FEED_FORWARD | {"ffn_up.weight": (D, 2 * FF)}
 _PHI3 = {name: shape for name, shape in _PHI3.items() if name != "ffn_gate.weight"}
 _DEEPSEEK2_MOE = _LATENT | _experts(EXPERT_FF) | _SHARED_EXPERT | {"exp_probs_b.bias": (EXPERTS,)}
+_MODERN_BERT = {
+    "attn_norm.weight": (D,),
+    "attn_qkv.weight": (D, 3 * D),
+    "attn_output.weight": (D, D),
+    "ffn_norm.weight": (D,),
+    "ffn_up.weight": (D, 2 * FF),
+    "ffn_down.weight": (FF, D),
+}
 _QWEN3NEXT_FFN = {
     name: shape for name, shape in (_experts(EXPERT_FF) | _SHARED_EXPERT).items() if name != "ffn_norm.weight"
 } | {"post_attention_norm.weight": (D,), "ffn_gate_inp_shexp.weight": (D,)}
@@ -367,6 +375,7 @@ MODELS: tuple[Model, ...] = (
     Model("llama-bf16", (_LLAMA,) * 2, arch="llama", weights="BF16"),
     Model("mixtral", (_MIXTRAL,) * 2, _EXPERT_KEYS, arch="llama"),
     Model("qwen2", (_LLAMA | _QKV_BIAS,) * 2, around=_TIED),
+    Model("qwen2vl", (_LLAMA | _QKV_BIAS,) * 2, {"rope.dimension_sections": [16, 8, 8, 0]}),
     Model("qwen3", (_QWEN3 | _FEED_FORWARD,) * 2),
     Model("qwen3moe", (_QWEN3 | _experts(EXPERT_FF),) * 2, _EXPERT_KEYS, weights="Q8_0"),
     # For benchmarks and as a seed: more nodes than any model of everyday size.
@@ -430,6 +439,13 @@ MODELS: tuple[Model, ...] = (
         (_BERT | {name: shape for name, shape in _FEED_FORWARD.items() if name != "ffn_norm.weight"},) * 2,
         _BERT_KEYS,
         around=_BERT_AROUND,
+        kind="embedding",
+    ),
+    Model(
+        "modern-bert",
+        (_MODERN_BERT,) * 2,
+        _BERT_KEYS | {"attention.sliding_window": 64, "attention.sliding_window_pattern": 2},
+        around=_EMBEDDING | {"token_embd_norm.weight": (D,)},
         kind="embedding",
     ),
     Model("gemma-embedding", (_GEMMA3,) * 2, _SWA_KEYS | {"pooling_type": 1}, around=_TIED, kind="embedding"),

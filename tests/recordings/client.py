@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recordings.models import Kind
+from recordings.models import VOCAB, Kind
 from recordings.variants import BY_NAME, Variant
 
 # At most so many numbers of a vector are told.
@@ -77,6 +77,11 @@ class Context:
         params.type_k, params.type_v = variant.key, variant.value
         params.kv_unified = variant.unified
         params.embeddings = self._embeds
+        self._chains = [_chain(llama) for _ in range(N_SEQUENCES)] if variant.samples else []
+        chosen = (llama.llama_sampler_seq_config * N_SEQUENCES)(
+            *((sequence, ctypes.cast(chain, ctypes.c_void_p)) for sequence, chain in enumerate(self._chains))
+        )
+        params.samplers, params.n_samplers = chosen, len(self._chains)
         self._context = llama.llama_init_from_model(model, params)
         if not self._context:
             raise SystemExit(f"no context for {variant}")
@@ -86,6 +91,8 @@ class Context:
     def free(self) -> None:
         self.llama.llama_batch_free(self._batch)
         self.llama.llama_free(self._context)
+        for chain in self._chains:
+            self.llama.llama_sampler_free(chain)
 
     def feed(self, lengths: dict[int, int], encode: bool = False) -> None:
         """So many tokens for each sequence, in as few batches as they fit in; the last of each has an output."""
@@ -139,12 +146,31 @@ class Context:
             return
         for index, (_, _, sequence, wanted) in enumerate(rows):
             if wanted:
-                vector = (
-                    self.llama.llama_get_embeddings_seq(self._context, sequence)
-                    if self._embeds
-                    else self.llama.llama_get_logits_ith(self._context, index)
-                )
-                self.outputs.append([vector[at] for at in range(min(self._width, TOLD))])
+                self.outputs.append(self._output(index, sequence))
+
+    def _output(self, index: int, sequence: int) -> list[float]:
+        if self._chains:
+            return [self.llama.llama_get_sampled_token_ith(self._context, index)]
+        vector = (
+            self.llama.llama_get_embeddings_seq(self._context, sequence)
+            if self._embeds
+            else self.llama.llama_get_logits_ith(self._context, index)
+        )
+        return [vector[at] for at in range(min(self._width, TOLD))]
+
+
+def _chain(llama: Any) -> Any:
+    chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+    for sampler in (
+        llama.llama_sampler_init_penalties(VOCAB, 64, 1.1, 0.1, 0.1),
+        llama.llama_sampler_init_top_k(40),
+        llama.llama_sampler_init_top_p(0.95, 1),
+        llama.llama_sampler_init_min_p(0.01, 1),
+        llama.llama_sampler_init_temp_ext(0.8, 0.2, 1.0),
+        llama.llama_sampler_init_dist(7),
+    ):
+        llama.llama_sampler_chain_add(chain, sampler)
+    return chain
 
 
 def script(context: Context, kind: Kind) -> None:

@@ -11,13 +11,17 @@ F16, Q4_0, Q8_0 = 1, 2, 8
 
 @dataclass(frozen=True)
 class Variant:
-    """Of a context. ``key`` and ``value`` are the types of the cache; a quantized ``value`` needs flash attention."""
+    """Of a context. ``key`` and ``value`` are the types of the cache; a quantized ``value`` needs flash attention.
+
+    With ``samples`` the worker itself chooses each token, and the client hears no logits.
+    """
 
     name: str
     flash: bool = False
     key: int = F16
     value: int = F16
     unified: bool = False
+    samples: bool = False
     n_batch: int = 48
     n_ubatch: int = 16
 
@@ -30,16 +34,17 @@ KEY_Q8 = Variant("key-q8", key=Q8_0)
 UNIFIED = Variant("unified", unified=True)
 WHOLE = Variant("whole", n_batch=256, n_ubatch=256, unified=True)
 FLASH_WHOLE = Variant("flash-whole", n_batch=256, n_ubatch=256, unified=True, flash=True)
+SAMPLES = Variant("samples", samples=True)
 
 ALL: dict[Kind, tuple[Variant, ...]] = {
-    "decoder": (PLAIN, FLASH, FLASH_Q8, FLASH_Q4, KEY_Q8, UNIFIED, FLASH_WHOLE),
+    "decoder": (PLAIN, FLASH, FLASH_Q8, FLASH_Q4, KEY_Q8, UNIFIED, FLASH_WHOLE, SAMPLES),
     "float_cache": (PLAIN, FLASH, FLASH_WHOLE),
     "embedding": (WHOLE, FLASH_WHOLE),
     "encoder_decoder": (WHOLE, FLASH_WHOLE),
 }
-# What the tests run of each model: both ways of attention, with and without a quantized cache.
+# What the tests run of each model: both ways of attention, with and without a quantized cache, and a choosing worker.
 FEW: dict[Kind, tuple[Variant, ...]] = {
-    "decoder": (PLAIN, FLASH_Q8),
+    "decoder": (PLAIN, FLASH_Q8, SAMPLES),
     "float_cache": (FLASH,),
     "embedding": (WHOLE,),
     "encoder_decoder": (WHOLE,),

@@ -20,6 +20,12 @@ REPLAY_LIMIT_S = 600
 # Of rpc_tensor: bytes, and where its fields are.
 TENSOR_BYTES, NE, NB, OP, PARAMS, DATA = 296, 20, 36, 52, 56, 220
 ADD, RMS_NORM, MUL_MAT, GET_ROWS, SET_ROWS, SOFT_MAX, ROPE, FLASH_ATTN_EXT = 2, 25, 29, 40, 42, 46, 48, 74
+MUL_MAT_ID, SSM_CONV, SSM_SCAN, RWKV_WKV6, RWKV_WKV7, GATED_DELTA_NET = 30, 76, 77, 82, 84, 86
+# Softmax and flash attention, a cache that is written by row, experts, and every kind of recurrence.
+KINDS_OF_LAYER = (
+    *(MUL_MAT, GET_ROWS, SET_ROWS, SOFT_MAX, ROPE, FLASH_ATTN_EXT),
+    *(MUL_MAT_ID, SSM_CONV, SSM_SCAN, RWKV_WKV6, RWKV_WKV7, GATED_DELTA_NET),
+)
 NAN = 0x7FC00000
 
 
@@ -36,6 +42,20 @@ def test_every_recorded_session_passes_unchanged(sanitizer: str, llama_source: P
     assert counted, shown
     # Fewer would mean that recordings were lost.
     assert int(counted[3]) > 500
+
+
+def test_the_recordings_hold_what_they_are_for() -> None:
+    graphs = [
+        entry.kept
+        for path in RECORDINGS
+        for entry in recording.parse(recording.load(path))
+        if (entry.kind, entry.command) == (Kind.REQUEST, Command.GRAPH_COMPUTE)
+    ]
+    ops = {graph[at + OP] for graph in graphs for at in tensors_in(graph)}
+
+    assert max(int.from_bytes(graph[4:8], "little") for graph in graphs) >= 1300
+    assert ops >= set(KINDS_OF_LAYER)
+    assert sum(path.stat().st_size for path in RECORDINGS) <= 2 << 20
 
 
 class Spoilt(NamedTuple):
@@ -123,6 +143,9 @@ def spoil(entries: Iterator[Entry], spoilt: Spoilt) -> Iterator[Entry]:
 
 def first_tensor(graph: bytes, op: int) -> int | None:
     """Where the first tensor with ``op`` begins."""
-    begin = 12 + 8 * int.from_bytes(graph[4:8], "little")
-    places = range(begin, len(graph), TENSOR_BYTES)
-    return next((at for at in places if graph[at + OP : at + OP + 4] == op.to_bytes(4, "little")), None)
+    return next((at for at in tensors_in(graph) if graph[at + OP : at + OP + 4] == op.to_bytes(4, "little")), None)
+
+
+def tensors_in(graph: bytes) -> range:
+    """Where the tensors of a GRAPH_COMPUTE begin."""
+    return range(12 + 8 * int.from_bytes(graph[4:8], "little"), len(graph), TENSOR_BYTES)

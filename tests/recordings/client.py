@@ -16,7 +16,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recordings.models import VOCAB, Kind
+from recordings.models import Kind
+from recordings.parts import VOCAB
 from recordings.variants import BY_NAME, Variant
 
 # At most so many numbers of a vector are told.
@@ -202,7 +203,7 @@ def script(context: Context, kind: Kind) -> None:
 
 
 def main() -> None:
-    # The native library prints its path-dependent log when it is imported, so only the child may import it.
+    # These load the library that LLAMA_CPP_LIB_PATH names, and only the child has that in its environment.
     from llama_cpp import llama_cpp as llama  # noqa: PLC0415
 
     from rpcmesh.engine.llama import devices  # noqa: PLC0415

@@ -17,6 +17,8 @@ import pytest
 from rpcmesh import paths
 from rpcmesh.native_build import requirements
 
+SANITIZERS = ("", "address,undefined", "thread")
+
 # Upper bounds for a slow and busy machine.
 BUILD_LIMIT_S = 1200
 

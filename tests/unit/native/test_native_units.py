@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from native_objects import built, run
+from native_objects import SANITIZERS, built, run
 
 from rpcmesh import paths
 
@@ -13,7 +13,7 @@ from rpcmesh import paths
 TESTS_LIMIT_S = 900
 
 
-@pytest.mark.parametrize("sanitizer", ["", "address,undefined", "thread"])
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
 def test_the_native_tests_pass(sanitizer: str, llama_source: Path, tmp_path: Path) -> None:
     with built(sanitizer, llama_source, tmp_path) as objects:
         shown = run(["ctest", "--test-dir", str(objects), "--output-on-failure", "--no-tests=error"], TESTS_LIMIT_S)

@@ -124,6 +124,23 @@ def test_a_worker_that_answers_something_else_is_seen(llama_source: Path, tmp_pa
     assert "HELLO: refused: reply_invalid " in done.stderr
 
 
+@pytest.mark.parametrize("content", [b"", recording.dump([recording.request(Command.HELLO, 24, bytes(24))])])
+def test_what_is_no_recording_is_no_success(content: bytes, llama_source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "none.rec"
+    path.write_bytes(content)
+
+    with built("", llama_source, tmp_path) as objects:
+        done = subprocess.run(
+            [objects / "bin" / "guard_replay", path],
+            capture_output=True,
+            text=True,
+            timeout=REPLAY_LIMIT_S,
+            check=False,
+        )
+
+    assert (done.returncode, "is no recording" in done.stderr) == (1, True)
+
+
 def spoil(entries: Iterator[Entry], spoilt: Spoilt) -> Iterator[Entry]:
     done = False
     for entry in entries:

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench attack-stock clean
+.PHONY: help demo test lint format bench attack-stock record-guard clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,6 +41,9 @@ bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RP
 
 attack-stock: $(STAMP) ## every attack of the tests on a stock server: the table of docs/threat-model.md
 	@$(BIN)/python tests/integration/attack_stock.py
+
+record-guard: $(STAMP) ## the sessions that the guard's tests replay, recorded again; MODELS=... for some of them
+	@PYTHONPATH=tests:tests/integration $(BIN)/python -m recordings $(MODELS)
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -1,4 +1,4 @@
-"""A node whose worker crashes, hangs or is killed: it is back, it is said once what happened, and the next is served."""
+"""A node whose worker crashes, hangs or is killed: it is back, what happened is told once, and the next is served."""
 
 from __future__ import annotations
 

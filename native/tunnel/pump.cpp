@@ -154,10 +154,10 @@ private:
     // Who keeps whom waiting, by the clock: a side that talks all the time would keep poll from ever timing out.
     Reason look() {
         const TimePoint now = Clock::now();
-        if (now < next_look_) {
+        if (now < last_look_ + look_interval()) {
             return Reason::none;
         }
-        next_look_ = now + look_interval();
+        last_look_ = now;
         if (silence_.look(far_.fd(), now)) {
             return Reason::peer_silent;
         }
@@ -243,7 +243,7 @@ private:
     StallClock     answer_clock_;
     StallClock     worker_clock_;
     StallClock     farewell_clock_;
-    TimePoint      next_look_ = Clock::now();
+    TimePoint      last_look_;
     Flow           inward_;
     Flow           outward_;
     // Ciphertext may lie in the TLS stream already, so both ends are tried once before the first wait.

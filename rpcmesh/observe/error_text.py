@@ -90,9 +90,9 @@ def _aftermath(record: Mapping[str, Any]) -> str:
 
 
 def _last_words(output: Any) -> str:
-    """The line in which ggml says which of its checks failed, else the last."""
+    """The line in which ggml says which of its checks failed, or that something else did."""
     lines = [str(said) for said in output] if isinstance(output, list) else []
-    return next((said for said in lines if "GGML_ASSERT" in said), lines[-1] if lines else "")
+    return next((said for word in ("GGML_ASSERT", "rror", "ailed") for said in lines if word in said), "")
 
 
 _SENTENCES = {

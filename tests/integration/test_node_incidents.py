@@ -167,8 +167,8 @@ async def assert_logs_shows_it(mesh: LocalMesh) -> None:
     node = mesh.processes.pop(NODE)
     node.send_signal(signal.SIGTERM)
     await node.wait()
-    last = (await asyncio.to_thread(run_cli, node_home, "logs", "-n", "3")).stdout.splitlines()
-    assert len(last) == 3
+    last = (await asyncio.to_thread(run_cli, node_home, "logs", "-n", "5")).stdout.splitlines()
+    assert len(last) == 5
     assert any("  error  worker_crashed  w0 killed by SIGKILL, ready again after " in line for line in last)
     gone = await asyncio.to_thread(run_cli, mesh.home, "logs", NODE)
     assert gone.returncode == 1

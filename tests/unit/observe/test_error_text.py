@@ -56,6 +56,16 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
         {**CRASH, "event": "worker_crashed", "command": "SET_TENSOR", "graph": GRAPH},
         "w0 killed by SIGABRT in SET_TENSOR, ready again after 310 ms",
     ),
+    (
+        "crash_that_says_nothing",
+        {**CRASH, "event": "worker_crashed", "output": ["Accepted client connection"]},
+        "w0 killed by SIGABRT, ready again after 310 ms",
+    ),
+    (
+        "crash_without_an_assertion",
+        {**CRASH, "event": "worker_crashed", "output": ["CUDA error: out of memory", "Accepted client connection"]},
+        "w0 killed by SIGABRT, ready again after 310 ms: CUDA error: out of memory",
+    ),
     ("crash_of_an_idle_worker", {**CRASH, "event": "worker_crashed"}, "w0 killed by SIGABRT, ready again after 310 ms"),
     (
         "reset",

@@ -68,8 +68,10 @@ class ErrorLog:
         self._path = path
         self._rotate_bytes = rotate_bytes
         self._lock = threading.Lock()
-        newest = [seq for seq, _ in _records(path)]
-        self._seq = newest[-1] if newest else 0
+        try:
+            self._seq = max((seq for seq, _ in _records(path)), default=0)
+        except OSError:
+            self._seq = 0  # what cannot be read cannot be written either, and each event says so
 
     def processor(self, _: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """For structlog, behind the processors that add level and time."""

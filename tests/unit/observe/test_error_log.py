@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -219,11 +220,17 @@ def test_what_is_no_json_is_kept_as_text(path: Path) -> None:
     assert (record["where"], record["what"]) == ("/x", [1, 2])
 
 
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_starting(path: Path) -> None:
+    path.mkdir()
+    event = ErrorLog(path).processor(None, "error", {"event": "e", "level": "error"})
+    assert str(event["error_log"]).startswith("not written: ")
+
+
 def test_a_link_in_its_place_is_not_followed(path: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere"
     target.touch(0o600)
     path.symlink_to(target)
-    with pytest.raises(OSError, match=os.strerror(40)):
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
         ErrorLog(path).append({"event": "e"})
     assert target.read_bytes() == b""
 

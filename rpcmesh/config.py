@@ -46,6 +46,10 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # What all buffers of one session may take, in MiB. 0: all of this machine's memory, or, where workers compute on
     # cards with a memory of their own, no limit but theirs.
     memory_limit_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
+    # How long a worker may take over one answer before its session is cut and it is started again.
+    compute_timeout_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 120
+    # How long a client may leave a frame unfinished or its answers unread.
+    stall_timeout_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 30
     # Ops for which the guard has no rule, let through unchecked by their names in ggml, as "OPT_STEP_SGD". Better none.
     allow_ops: tuple[str, ...] = ()
     # "required" keeps the node from starting before `rpcmesh firewall keep` has verified the rules.

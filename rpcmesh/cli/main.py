@@ -27,6 +27,7 @@ VERBS = (
     "join",
     "node",
     "status",
+    "logs",
     "doctor",
     "key",
     "model",

@@ -14,7 +14,7 @@ from rpcmesh.cli.output import out, print_json
 from rpcmesh.cli.status import fetch, print_nodes
 from rpcmesh.coordinator import admin, founding
 from rpcmesh.node import service
-from rpcmesh.observe import logs
+from rpcmesh.observe import error_log, logs
 
 
 @click.group()
@@ -27,7 +27,7 @@ def run() -> None:
     """Run this node in the foreground: worker, tunnel and agent. Stops on Ctrl-C or SIGTERM."""
     home = paths.Home(paths.default_home()).ensure()
     settings = config.load(home.config)
-    logs.configure(settings.log.level, settings.log.format)
+    logs.configure(settings.log.level, settings.log.format, error_log.path_of(home))
     built = configured(settings.build)
     running.run(running.until_stopped(lambda stop: service.run_node(home, settings, built, stop)))
 

@@ -10,7 +10,7 @@ from rpcmesh.cli.build import configured
 from rpcmesh.cli.running import run, until_stopped
 from rpcmesh.coordinator import founding, service
 from rpcmesh.models import library
-from rpcmesh.observe import logs
+from rpcmesh.observe import error_log, logs
 
 
 @click.command(short_help="Run the coordinator.")
@@ -24,7 +24,7 @@ def serve(model: str | None) -> None:
             settings = msgspec.structs.replace(settings, engine=msgspec.structs.replace(settings.engine, model=model))
         if settings.engine.model:
             library.find(home, settings.engine.model)
-        logs.configure(settings.log.level, settings.log.format)
+        logs.configure(settings.log.level, settings.log.format, error_log.path_of(home.ensure()))
         built = configured(settings.build)
         mesh.settings = settings
         run(until_stopped(lambda stop: service.run_coordinator(mesh, built, stop)))

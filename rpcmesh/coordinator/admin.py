@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.errors import RpcmeshError
+from rpcmesh.observe import error_log
 
 SOCKET_NAME = "admin"
 
@@ -23,9 +24,14 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 def make_app(
-    status: Callable[[], Awaitable[StatusReport]], revoke: Callable[[str], Awaitable[None]]
+    status: Callable[[], Awaitable[StatusReport]],
+    revoke: Callable[[str], Awaitable[None]],
+    errors: Callable[[str, int | None, int], Awaitable[error_log.Page]],
 ) -> web.Application:
-    """``revoke`` cuts a node off and raises :class:`RpcmeshError` for one that is not a member."""
+    """``revoke`` cuts a node off, ``errors`` asks it for a page of its error log.
+
+    Both raise :class:`RpcmeshError` for one that is not a member.
+    """
 
     async def get_status(_: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(await status()), content_type="application/json")
@@ -34,9 +40,14 @@ def make_app(
         await revoke(request.match_info["name"])
         return web.Response(body=b"{}", content_type="application/json")
 
+    async def get_errors(request: web.Request) -> web.Response:
+        page = await errors(request.match_info["name"], *error_log.parse_query(request.query))
+        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
+
     app = web.Application(middlewares=[_errors])
     app.router.add_get("/status", get_status)
     app.router.add_post("/nodes/{name}/revoke", post_revoke)
+    app.router.add_get("/nodes/{name}/errors", get_errors)
     return app
 
 
@@ -62,6 +73,11 @@ class AdminClient:
 
     async def revoke(self, node: str) -> None:
         await self._call("POST", f"/nodes/{node}/revoke")
+
+    async def errors(self, node: str, after: int | None, last: int) -> error_log.Page:
+        """A page of ``node``'s error log."""
+        page = await self._call("GET", f"/nodes/{node}/errors?{error_log.query(after, last)}")
+        return msgspec.json.decode(page, type=error_log.Page)
 
     async def _call(self, method: str, path: str) -> bytes:
         try:

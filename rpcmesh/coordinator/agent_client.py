@@ -15,6 +15,7 @@ from rpcmesh.errors import PeerError
 from rpcmesh.node import probe
 from rpcmesh.node.measure import ClockReading, Received
 from rpcmesh.node.status import AgentStatus
+from rpcmesh.observe import error_log
 
 # An agent answers at once or not at all; silence beyond this counts as loss.
 TIMEOUT_S = 3.0
@@ -39,6 +40,10 @@ class AgentClient:
 
     async def status(self) -> AgentStatus:
         return _read(await self._call("GET", "/status", b""), AgentStatus)
+
+    async def errors(self, after: int | None, last: int) -> error_log.Page:
+        """A page of the node's error log."""
+        return _read(await self._call("GET", f"/errors?{error_log.query(after, last)}", b""), error_log.Page)
 
     async def begin_renewal(self) -> bytes:
         """The signing request (DER) for the node's next key."""

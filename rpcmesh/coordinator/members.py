@@ -21,6 +21,7 @@ from rpcmesh.errors import PeerError, RpcmeshError
 from rpcmesh.firewall import membership
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import ENGINE_WORKER, GUEST_WORKER
+from rpcmesh.observe import error_log
 from rpcmesh.pki import identity, names, renewal
 from rpcmesh.tunnel import routes
 from rpcmesh.tunnel import status as tunnel_status
@@ -112,6 +113,19 @@ class Members:
         log.info("node_revoked", node=name, crl_number=revoked.number)
         await self.poll()
 
+    async def errors(self, name: str, after: int | None, last: int) -> error_log.Page:
+        """A page of node ``name``'s error log. Raises :class:`RpcmeshError` without such a node or answer."""
+        member = next((member for member in self._live() if member.name == name), None)
+        if member is None:
+            raise RpcmeshError(f"no node of this mesh is named {name!r}", hint="rpcmesh node ls")
+        try:
+            return await self._client(member).errors(after, last)
+        except PeerError as error:
+            raise RpcmeshError(
+                f"node {name!r} does not tell its errors: {await self._why(member, error)}",
+                hint=f"rpcmesh status; on {name} itself: rpcmesh logs",
+            ) from error
+
     async def poll(self) -> None:
         """Ask every member once, all at the same time."""
         async with asyncio.TaskGroup() as group:
@@ -133,9 +147,7 @@ class Members:
                 await client.close()
 
     async def _visit(self, member: Member) -> None:
-        if member.name not in self._clients:
-            self._clients[member.name] = AgentClient(self._mesh.home.socket(f"{member.name}.agent"))
-        client = self._clients[member.name]
+        client = self._client(member)
         try:
             agent = await client.status()
             self._emit(self._judge(member, agent))
@@ -152,6 +164,11 @@ class Members:
         except RpcmeshError as error:
             # Revoked while its certificate was being renewed, for one: there is nothing to renew then.
             log.warning("node_chore_failed", node=member.name, reason=error.message)
+
+    def _client(self, member: Member) -> AgentClient:
+        if member.name not in self._clients:
+            self._clients[member.name] = AgentClient(self._mesh.home.socket(f"{member.name}.agent"))
+        return self._clients[member.name]
 
     async def _why(self, member: Member, error: PeerError) -> str:
         """The tunnel knows better than the failed request why nothing came through."""

@@ -67,7 +67,7 @@ class CoordinatorService:
             context = tls.server_tls(self._mesh.home.gateway / "cert.pem", self._mesh.home.gateway / "key.pem")
             host, port = config.parse_address(settings.coordinator.listen)
             await sites.enter_async_context(serving(self._gateway(), context, host, port))
-            admin_app = admin.make_app(self.status, self._members.revoke)
+            admin_app = admin.make_app(self.status, self._members.revoke, self._members.errors)
             await sites.enter_async_context(unix_site(admin_app, self._mesh.home.socket(admin.SOCKET_NAME)))
             log.info(
                 "coordinator_serving",

@@ -13,6 +13,7 @@ from rpcmesh.firewall import membership
 from rpcmesh.node import probe
 from rpcmesh.node.measure import Measurements
 from rpcmesh.node.status import AgentStatus
+from rpcmesh.observe import error_log
 from rpcmesh.paths import Home
 from rpcmesh.pki import identity
 from rpcmesh.pki.revocation import Reason, RevocationsRefusedError
@@ -47,6 +48,7 @@ class Agent:
         app.add_routes(
             [
                 web.get("/status", self._get_status),
+                web.get("/errors", self._get_errors),
                 web.post("/identity/csr", self._begin_renewal),
                 web.put("/identity/certificate", self._finish_renewal),
                 web.put("/revocations", self._put_revocations),
@@ -60,6 +62,12 @@ class Agent:
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(self._status()), content_type="application/json")
+
+    async def _get_errors(self, request: web.Request) -> web.Response:
+        """A page of the error log: those after the place ``after``, or the last ``last``."""
+        after, last = error_log.parse_query(request.query)
+        page = error_log.page(error_log.path_of(self._home), after=after, last=last)
+        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
 
     async def _begin_renewal(self, _: web.Request) -> web.Response:
         """A signing request (DER) for the pending key, which stays here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from rpcmesh.supervise.supervisor import Service, Supervisor
 
@@ -21,8 +22,14 @@ class Guest:
     ``wanted_s`` is longer than a worker takes to end, so that who asks meanwhile still waits for the next one.
     """
 
-    def __init__(self, service: Service, wanted_s: float = WANTED_S) -> None:
+    def __init__(
+        self,
+        service: Service,
+        wanted_s: float = WANTED_S,
+        supervise: Callable[[Service], Supervisor] = Supervisor,
+    ) -> None:
         self._service = service
+        self._supervise = supervise
         self._wanted_s = wanted_s
         self._until = 0.0
         self._changed = asyncio.Condition()
@@ -42,7 +49,7 @@ class Guest:
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: time.monotonic() < self._until)
-                self.supervisor = Supervisor(self._service)
+                self.supervisor = self._supervise(self._service)
                 self._changed.notify_all()
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(self.supervisor.run())

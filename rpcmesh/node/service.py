@@ -16,6 +16,7 @@ from rpcmesh.firewall.watcher import Watcher
 from rpcmesh.native_build import Build
 from rpcmesh.node import api, telemetry, worker
 from rpcmesh.node.guest import Guest
+from rpcmesh.node.incidents import Incidents
 from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
 from rpcmesh.paths import Home
 from rpcmesh.pki import identity, names
@@ -40,9 +41,16 @@ class Node:
         self._build = build
         self._started = time.monotonic()
         self._principal = identity.load(home.identity).principal
-        self._worker = Supervisor(worker.service(home, build, worker.ENGINE_WORKER, settings.node.worker_threads))
-        self._guest = Guest(worker.service(home, build, worker.GUEST_WORKER, settings.node.worker_threads))
-        self._tunnel = Supervisor(self._ingress(settings.node))
+        self._incidents = incidents = Incidents()
+        threads = settings.node.worker_threads
+        self._worker = incidents.worker(
+            worker.ENGINE_WORKER, worker.service(home, build, worker.ENGINE_WORKER, threads)
+        )
+        self._guest = Guest(
+            worker.service(home, build, worker.GUEST_WORKER, threads),
+            supervise=lambda service: incidents.worker(worker.GUEST_WORKER, service),
+        )
+        self._tunnel = incidents.tunnel(self._ingress(settings.node))
         self._agent = api.Agent(
             home=home,
             status=self.status,
@@ -72,6 +80,7 @@ class Node:
             await stop.wait()
             for service in services:
                 service.cancel()
+        self._incidents.close()
         log.info("node_stopped")
 
     async def _run_tunnel_behind_firewall(self) -> None:
@@ -119,6 +128,8 @@ class Node:
             status=home.socket(TUNNEL_STATUS),
             memory_mib=settings.memory_limit_mib or _all_memory_mib(self._build.backend),
             allow_ops=settings.allow_ops,
+            compute_timeout_s=settings.compute_timeout_s,
+            stall_timeout_s=settings.stall_timeout_s,
         )
         return Service(
             name="tunnel",

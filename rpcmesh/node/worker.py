@@ -9,6 +9,8 @@ from rpcmesh.supervise.supervisor import Service
 # The engine's worker, and one for `rpcmesh connect` that exists only while it is wanted.
 ENGINE_WORKER = "w0"
 GUEST_WORKER = "guest"
+# Before it aborts ggml would start a debugger on itself, which the worker need not have and which takes seconds.
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "GGML_NO_BACKTRACE": "1"}
 
 
 def service(home: Home, build: Build, name: str, threads: int) -> Service:
@@ -21,7 +23,7 @@ def service(home: Home, build: Build, name: str, threads: int) -> Service:
     return Service(
         name=f"worker-{name}",
         argv=tuple(argv),
-        env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        env=ENVIRONMENT,
         socket=socket,
         cwd=private_dir(home.root / "scratch"),
         grace_s=2.0,

@@ -66,6 +66,10 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """KILL the whole group, now. How it ended is known once it was reaped: see :meth:`wait`."""
+        self._signal_group(signal.SIGKILL)
+
     async def stop(self, grace_s: float) -> Exit:
         """TERM the whole group, KILL what is left of it after ``grace_s``, and reap it."""
         self._signal_group(signal.SIGTERM)

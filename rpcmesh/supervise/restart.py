@@ -25,10 +25,29 @@ class Restart(msgspec.Struct, frozen=True):
     delay_s: float
 
 
+class End(msgspec.Struct, frozen=True):
+    """When a process ended (seconds), and whether we brought that about because of what somebody had it do."""
+
+    at_s: float
+    ours: bool = False
+
+
 class GiveUp(msgspec.Struct, frozen=True):
     """Start no more; ``reason`` is for people."""
 
     reason: str
+
+
+def after(ends: Sequence[End], now: float, chance: float) -> Restart | GiveUp:
+    """What follows the last of ``ends``, oldest first.
+
+    An end of ours says nothing about the process: it is started again at once, however often that happens, or a client
+    could have a node give up its worker. Nor does it stand between two failures or count as one. Each costs its client
+    a session and at least the time after which a worker is called stuck, so they cannot come in a hot loop.
+    """
+    if ends and ends[-1].ours:
+        return Restart(FIRST_DELAY_S)
+    return decide([end.at_s for end in ends if not end.ours], now, chance)
 
 
 def decide(exits: Sequence[float], now: float, chance: float) -> Restart | GiveUp:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,29 @@ class Snapshot(msgspec.Struct, frozen=True):
     last_exit: str = ""
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """How a process ended by itself, or by :meth:`Supervisor.reset` for the reason ``reset``.
+
+    No other is started when ``final``.
+    """
+
+    exit: child.Exit
+    last_lines: tuple[str, ...]
+    reset: str = ""
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the owner of a service hears of it, each at once and in order."""
+
+    # A line of its output that was a JSON object: its fields, "event" and "level" among them.
+    on_event: Callable[[Mapping[str, Any]], None] = lambda _: None
+    on_ended: Callable[[Ended], None] = lambda _: None
+    # Seconds from the end of the process before it until it was ready; None for the first.
+    on_ready: Callable[[float | None], None] = lambda _: None
+
+
 class Service(msgspec.Struct, frozen=True):
     """What to run. ``prepare`` runs before each start, for what must be checked or cleaned every time.
 
@@ -63,9 +87,17 @@ class Service(msgspec.Struct, frozen=True):
 class Supervisor:
     """One service. :meth:`run` in a task of the owner's keeps it alive; cancelling that stops it."""
 
-    def __init__(self, service: Service, on_change: Callable[[Snapshot], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        service: Service,
+        on_change: Callable[[Snapshot], None] = lambda _: None,
+        hooks: Hooks = Hooks(),
+    ) -> None:
         self._service = service
         self._on_change = on_change
+        self._hooks = hooks
+        self._reset_reason = ""
+        self._ended_at_s: float | None = None
         self._child: child.Child | None = None
         self._reload_wanted = False
         self._snapshot = Snapshot(name=service.name, state=State.STOPPED)
@@ -90,17 +122,29 @@ class Supervisor:
         if self._child is not None and not self._reload_wanted:
             self._child.send_signal(signal.SIGHUP)
 
+    def reset(self, reason: str) -> None:
+        """Kill the running process, if there is one, for ``reason``: it is started again as after any other end."""
+        if self._child is not None and self._child.exit is None:
+            self._reset_reason = reason
+            self._child.kill()
+
     async def run(self) -> None:
         """Run until cancelled, or until the service has given up. Raises the error that a fatal exit stands for."""
-        exits: list[float] = []
+        ends: list[restart.End] = []
         try:
             while True:
-                ended = await self._run_once()
-                exits.append(time.monotonic())
-                match restart.decide(exits, exits[-1], random.random()):  # noqa: S311 (jitter, not a secret)
+                self._reset_reason = ""
+                ended, last_lines = await self._run_once()
+                reset = self._reset_reason
+                self._ended_at_s = now = time.monotonic()
+                ends.append(restart.End(now, ours=bool(reset)))
+                decision = restart.after(ends, now, random.random())  # noqa: S311 (jitter, not a secret)
+                self._hooks.on_ended(Ended(ended, last_lines, reset, final=isinstance(decision, restart.GiveUp)))
+                match decision:
                     case restart.Restart(delay_s):
-                        self._log.warning("service_ended", exit=str(ended), restart_in_s=round(delay_s, 3))
-                        await self._set(State.BACKOFF, pid=None, last_exit=str(ended), restarts=len(exits))
+                        event, why = ("service_reset", {"reason": reset}) if reset else ("service_ended", {})
+                        self._log.warning(event, exit=str(ended), restart_in_s=round(delay_s, 3), **why)
+                        await self._set(State.BACKOFF, pid=None, last_exit=str(ended), restarts=len(ends))
                         await asyncio.sleep(delay_s)
                     case restart.GiveUp(reason):
                         self._log.error("service_given_up", exit=str(ended), reason=reason)
@@ -121,7 +165,8 @@ class Supervisor:
         if self._snapshot.state is State.GIVEN_UP:
             raise RpcmeshError(f"{self._service.name} cannot run: {self._snapshot.last_exit}")
 
-    async def _run_once(self) -> child.Exit:
+    async def _run_once(self) -> tuple[child.Exit, tuple[str, ...]]:
+        """How the process ended, and what it printed last."""
         service = self._service
         service.prepare()
         self._remove_socket()
@@ -131,13 +176,15 @@ class Supervisor:
             if await self._becomes_ready(started):
                 self._log.info("service_ready", pid=started.pid)
                 await self._set(State.READY)
+                since = self._ended_at_s
+                self._hooks.on_ready(None if since is None else time.monotonic() - since)
                 if self._reload_wanted:
                     self.reload()
             ended = await started.wait()
         fatal = service.fatal.get(ended.code) if ended.code is not None else None
         if fatal is not None:
             raise fatal
-        return ended
+        return ended, tuple(started.tail)
 
     def _remove_socket(self) -> None:
         """Left by a process that was killed, it would look ready to the next one and to people."""
@@ -173,6 +220,7 @@ class Supervisor:
         if fields is None:
             self._log.info("output", line=line)
         else:
+            self._hooks.on_event(dict(fields))
             event = str(fields.pop("event", "output"))
             level = str(fields.pop("level", "info"))
             emit = {"error": self._log.error, "warning": self._log.warning, "warn": self._log.warning}.get(

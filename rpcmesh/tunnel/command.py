@@ -12,6 +12,8 @@ from rpcmesh.errors import RpcmeshError
 # The tunnel's exit status when its address is taken.
 EXIT_ADDRESS_IN_USE = 3
 DEFAULT_MEMORY_MIB = 65536
+DEFAULT_COMPUTE_TIMEOUT_S = 120
+DEFAULT_STALL_TIMEOUT_S = 30
 
 
 def ingress(
@@ -23,10 +25,17 @@ def ingress(
     status: Path,
     memory_mib: int = DEFAULT_MEMORY_MIB,
     allow_ops: Iterable[str] = (),
+    compute_timeout_s: int = DEFAULT_COMPUTE_TIMEOUT_S,
+    stall_timeout_s: int = DEFAULT_STALL_TIMEOUT_S,
 ) -> tuple[str, ...]:
-    """``memory_mib`` bounds what one RPC session may allocate; ``allow_ops`` pass the guard without a rule."""
+    """``memory_mib`` bounds what one RPC session may allocate; ``allow_ops`` pass the guard without a rule.
+
+    ``compute_timeout_s`` bounds how long a worker may take over one answer, ``stall_timeout_s`` how long a client may
+    leave a frame unfinished or its answers unread.
+    """
     allowed = [word for op in allow_ops for word in ("--allow-op", op)]
-    limits = ("--memory-mib", str(memory_mib), *allowed)
+    times = ("--compute-timeout-s", str(compute_timeout_s), "--stall-timeout-s", str(stall_timeout_s))
+    limits = ("--memory-mib", str(memory_mib), *times, *allowed)
     return (str(binary), "ingress", "--listen", listen, *_common(identity, routes, status), *limits)
 
 

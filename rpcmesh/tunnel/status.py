@@ -27,6 +27,15 @@ class Session(msgspec.Struct, frozen=True):
     bytes_out: int
 
 
+class Refusal(msgspec.Struct, frozen=True):
+    """The last session that was refused or frame that was: ``at`` in UTC, ``route`` and ``detail`` where known."""
+
+    reason: str
+    route: str
+    detail: str
+    at: str
+
+
 class Totals(msgspec.Struct, frozen=True):
     """Counts since the start; refusals and failures by reason."""
 
@@ -36,6 +45,7 @@ class Totals(msgspec.Struct, frozen=True):
     bytes_out: int = 0
     handshake_failures: dict[str, int] = {}
     refused: dict[str, int] = {}
+    last_refusal: Refusal | None = None
 
 
 class TunnelStatus(msgspec.Struct, frozen=True):

@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 
 from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.errors import PeerError, RpcmeshError
 from rpcmesh.node import api
 from rpcmesh.node.status import AgentStatus, CertificateStatus, Device, WorkerStatus
+from rpcmesh.observe import error_log
 from rpcmesh.paths import Home
 from rpcmesh.pki import identity, names, signing_request
 from rpcmesh.pki.authority import Authority
@@ -292,6 +294,36 @@ async def test_a_guest_is_wanted_each_time_that_somebody_asks(served: Served, cl
     await client.want_guest()
     await client.want_guest()
     assert served.guests_wanted == 2
+
+
+async def test_the_error_log_is_read_page_by_page(served: Served, client: AgentClient) -> None:
+    assert await client.errors(None, 10) == error_log.Page((), 0)
+    log = error_log.ErrorLog(error_log.path_of(served.home.ensure()))
+    for n in range(error_log.PAGE_RECORDS + 3):
+        log.append({"event": "e", "level": "error", "n": n})
+
+    last = await client.errors(None, 2)
+    first = await client.errors(0, 2)
+    rest = await client.errors(first.position, 2)
+
+    total = error_log.PAGE_RECORDS + 3
+    assert [msgspec.json.decode(record)["n"] for record in last.records] == [total - 2, total - 1]
+    assert (len(first.records), first.more) == (error_log.PAGE_RECORDS, True)
+    assert (len(rest.records), rest.more, rest.position) == (3, False, last.position)
+
+
+async def test_a_full_page_of_the_longest_records_arrives(served: Served, client: AgentClient) -> None:
+    log = error_log.ErrorLog(error_log.path_of(served.home.ensure()))
+    for _ in range(60):
+        log.append({"event": "e", "text": "x" * 15_000})
+    page = await client.errors(0, 1)
+    assert page.more
+    assert sum(len(bytes(record)) for record in page.records) > 0.9 * error_log.PAGE_BYTES
+
+
+@pytest.mark.parametrize("query", ["after=-1", "after=x", "last=", "where=1", "after=1e3"])
+async def test_a_place_in_the_error_log_that_makes_no_sense_is_refused(served: Served, query: str) -> None:
+    assert (await call(served, "GET", f"/errors?{query}"))[0] == 409
 
 
 async def test_our_own_fault_is_a_500_with_its_reason(served: Served) -> None:

@@ -142,7 +142,11 @@ async def test_the_processes_of_a_node_get_nothing_of_its_environment(build: Bui
         node = psutil.Process(mesh.processes[NODE].pid).environ()
         assert {"HOME", "RPCMESH_HOME"} <= node.keys()
 
-        assert environment(await worker_pid(mesh)) == {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+        assert environment(await worker_pid(mesh)) == {
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "GGML_NO_BACKTRACE": "1",
+        }
         assert environment(tunnel_pid(mesh, build)) == {}
 
 

@@ -18,7 +18,8 @@ from process_probe import alive, kill, python, shell, until, until_gone
 
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.supervise import restart
-from rpcmesh.supervise.supervisor import Service, Snapshot, State, Supervisor
+from rpcmesh.supervise.child import Exit
+from rpcmesh.supervise.supervisor import Ended, Hooks, Service, Snapshot, State, Supervisor
 
 # Notes its start in the file "starts", waits while there is a file "hold", and then listens on its socket. It leaves
 # the socket behind, as a program does that was killed.
@@ -37,6 +38,7 @@ listening.listen()
 while True:
     signal.pause()
 """
+NO_HOOKS = Hooks()
 NOTED_FAILURE = 'echo start >> "$0/starts"; exit 3'
 
 
@@ -58,9 +60,9 @@ def starts(home: Path) -> int:
 
 @contextlib.asynccontextmanager
 async def supervised(
-    service: Service, on_change: Callable[[Snapshot], None] = lambda _: None
+    service: Service, on_change: Callable[[Snapshot], None] = lambda _: None, hooks: Hooks = NO_HOOKS
 ) -> AsyncIterator[tuple[Supervisor, asyncio.Task[None]]]:
-    supervisor = Supervisor(service, on_change)
+    supervisor = Supervisor(service, on_change, hooks)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(supervisor.run())
         try:
@@ -120,6 +122,85 @@ async def test_every_change_is_told_in_order(home: Path) -> None:
         *once,
         (State.STOPPED, False),
     ]
+
+
+async def test_a_reset_is_an_end_that_is_known_as_ours(home: Path) -> None:
+    ends: list[Ended] = []
+    with structlog.testing.capture_logs() as logged:
+        async with supervised(server(home), hooks=Hooks(on_ended=ends.append)) as (supervisor, _):
+            await supervisor.until_ready()
+            first = supervisor.snapshot.pid
+            supervisor.reset("it was stuck")
+            await until(lambda: supervisor.snapshot.restarts == 1)
+            await supervisor.until_ready()
+            assert supervisor.snapshot.pid != first
+            kill(supervisor.snapshot.pid or 0)
+            await until(lambda: supervisor.snapshot.restarts == 2)
+            await supervisor.until_ready()
+    killed = Exit(signal_name="SIGKILL")
+    assert ends == [Ended(killed, ("up",), reset="it was stuck"), Ended(killed, ("up",))]
+    said = [(entry["event"], entry.get("reason")) for entry in logged if entry["log_level"] == "warning"]
+    assert said == [("service_reset", "it was stuck"), ("service_ended", None)]
+
+
+async def test_a_service_that_is_reset_again_and_again_is_never_given_up(home: Path) -> None:
+    async with supervised(server(home)) as (supervisor, _):
+        for number in range(restart.LOOP_EXITS + 2):
+            await supervisor.until_ready()
+            supervisor.reset("again")
+            await until(lambda number=number: supervisor.snapshot.restarts == number + 1)
+        await supervisor.until_ready()
+    assert starts(home) == restart.LOOP_EXITS + 3
+
+
+async def test_a_reset_ends_the_whole_group() -> None:
+    service = Service(name="probe", argv=shell("sleep 300 & echo $!; wait"), env={"PATH": "/usr/bin:/bin"})
+    async with supervised(service) as (supervisor, _):
+        await until(lambda: supervisor.first_lines)
+        grandchild = int(supervisor.first_lines[0])
+        supervisor.reset("all of it")
+        await until_gone(grandchild)
+
+
+async def test_a_reset_of_what_does_not_run_is_nothing(home: Path) -> None:
+    supervisor = Supervisor(server(home))
+    supervisor.reset("nothing there")
+    assert supervisor.snapshot.state is State.STOPPED
+
+
+async def test_it_is_told_how_long_the_service_was_away(home: Path) -> None:
+    away: list[float | None] = []
+    async with supervised(server(home), hooks=Hooks(on_ready=away.append)) as (supervisor, _):
+        await supervisor.until_ready()
+        (home / "hold").touch()
+        kill(supervisor.snapshot.pid or 0)
+        await until(lambda: starts(home) == 2)
+        held_at = time.monotonic()
+        await asyncio.sleep(0.3)
+        held_s = time.monotonic() - held_at
+        (home / "hold").unlink()
+        await until(lambda: len(away) == 2)
+    assert away[0] is None
+    assert away[1] is not None
+    assert away[1] >= held_s
+
+
+async def test_the_last_end_of_a_service_that_is_given_up_is_final() -> None:
+    ends: list[Ended] = []
+    service = Service(name="probe", argv=shell("echo why; exit 3"), env={})
+    async with supervised(service, hooks=Hooks(on_ended=ends.append)) as (_, running):
+        await asyncio.wait_for(running, 60)
+    assert ends == [Ended(Exit(code=3), ("why",), final=number == restart.LOOP_EXITS) for number in range(1, 9)]
+
+
+async def test_events_in_its_output_are_told_with_all_their_fields() -> None:
+    told: list[dict[str, object]] = []
+    code = "import sys; print(*sys.argv[1:], sep='\\n')"
+    said = ('{"event": "lost", "level": "error", "session": 1}', "plain", '{"ops": {"ADD": 2}}')
+    hooks = Hooks(on_event=lambda fields: told.append(dict(fields)))
+    async with supervised(Service(name="probe", argv=python(code, *said), env={}), hooks=hooks) as (supervisor, _):
+        await until(lambda: supervisor.snapshot.restarts)
+    assert told[:2] == [{"event": "lost", "level": "error", "session": 1}, {"ops": {"ADD": 2}}]
 
 
 async def assert_waits_for_its_own_socket(supervisor: Supervisor, home: Path, start: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpcmesh.supervise import restart
-from rpcmesh.supervise.restart import GiveUp, Restart
+from rpcmesh.supervise.restart import End, GiveUp, Restart
 
 ALMOST_ONE = 0.999
 # So far apart that the window never holds a loop of them, so near that no run between them was healthy.
@@ -119,3 +119,48 @@ def test_a_delay_is_bounded_and_only_a_crash_loop_is_given_up(gaps_s: list[float
         case GiveUp(reason):
             assert len(recent) >= restart.LOOP_EXITS
             assert str(len(recent)) in reason
+
+
+AT_ONCE = Restart(restart.FIRST_DELAY_S)
+
+
+def own(count: int, first_s: float = 1000.0, every_s: float = 1.0) -> list[End]:
+    return [End(first_s + every_s * number) for number in range(count)]
+
+
+def ours(count: int, first_s: float = 1000.5, every_s: float = 1.0) -> list[End]:
+    return [End(first_s + every_s * number, ours=True) for number in range(count)]
+
+
+def in_order(*ends: End) -> list[End]:
+    return sorted(ends, key=lambda end: end.at_s)
+
+
+RESETS: list[tuple[str, list[End], Restart | GiveUp]] = [
+    ("one", ours(1), AT_ONCE),
+    ("more_than_a_crash_loop", ours(100), AT_ONCE),
+    ("after_many_crashes", [*own(restart.LOOP_EXITS - 1), End(1100.0, ours=True)], AT_ONCE),
+    ("and_then_the_first_crash", [*ours(100), End(1200.0)], AT_ONCE),
+    (
+        "between_crashes_it_hides_none",
+        in_order(*own(restart.LOOP_EXITS), *ours(3)),
+        GiveUp("it ended 8 times within 120 s"),
+    ),
+    ("between_crashes_it_adds_none", in_order(*own(4), *ours(3)), restart.decide(crashes(4), 1003.0, 0.5)),
+    ("healthy_runs_count_across_it", [End(1000.0), End(1030.0, ours=True), End(1061.0)], AT_ONCE),
+]
+
+
+@pytest.mark.parametrize(("ends", "decision"), [row[1:] for row in RESETS], ids=[row[0] for row in RESETS])
+def test_an_end_of_ours_is_no_failure_of_the_process(ends: list[End], decision: Restart | GiveUp) -> None:
+    assert restart.after(ends, ends[-1].at_s, 0.5) == decision
+
+
+@given(
+    gaps_s=st.lists(st.floats(min_value=0.0, max_value=500.0), min_size=1, max_size=60),
+    chance=st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
+)
+def test_without_an_end_of_ours_all_is_as_it_was(gaps_s: list[float], chance: float) -> None:
+    exits = [sum(gaps_s[:count]) for count in range(1, len(gaps_s) + 1)]
+    decided = restart.decide(exits, exits[-1], chance)
+    assert restart.after([End(at_s) for at_s in exits], exits[-1], chance) == decided

@@ -19,7 +19,7 @@ FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
 NATIVE = paths.shipped("native")
 SOURCES = [
     path.relative_to(NATIVE)
-    for part in ("tunnel", "transport", "guard", "guard/pin")
+    for part in ("tunnel", "transport", "guard", "guard/pin", "confine")
     for path in sorted((NATIVE / part).glob("*.cpp"))
 ]
 

@@ -32,14 +32,22 @@ WITHOUT_LANDLOCK = (sys.executable, "-I", "-S", without_landlock.__file__)
 
 @contextlib.contextmanager
 def node_home() -> Iterator[Home]:
-    """With a key, as after joining."""
+    """With an identity, as after joining; and in :func:`coordinator_of` that of its coordinator."""
     with short_home() as home:
         authority = Authority.create(home.root / "authority", MESH, time.time())
-        key_pem, csr = signing_request.new_key_and_csr()
-        leaf = authority.sign_csr(csr, names.node_uri(MESH, NODE), time.time())
         revoked = authority.sign_revocations(Revocations(1, time.time(), ()))
-        identity.install(home.identity, key_pem, leaf.pem, authority.ca_pem, revoked)
+        for folder, uri in (
+            (home.identity, names.node_uri(MESH, NODE)),
+            (coordinator_of(home), names.coordinator_uri(MESH)),
+        ):
+            key_pem, csr = signing_request.new_key_and_csr()
+            leaf = authority.sign_csr(csr, uri, time.time())
+            identity.install(folder, key_pem, leaf.pem, authority.ca_pem, revoked)
         yield home
+
+
+def coordinator_of(home: Home) -> Path:
+    return home.root / "coordinator"
 
 
 def probe_in(folder: Path, build: Build) -> Build:

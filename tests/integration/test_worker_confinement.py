@@ -1,4 +1,4 @@
-"""What a worker that was taken over could do, tried from the inside: each attempt is refused, and can succeed elsewhere.
+"""What a worker that was taken over would try, tried from the inside: refused, though it can succeed elsewhere.
 
 The probe stands in the worker's place, started by the same command. The same attempts are made without walls, so that
 one that fails for another reason is noticed.
@@ -40,7 +40,7 @@ REFUSED = {
     # Nothing is written.
     "write:{build}/bin/libchanged": "EACCES",
     "create:{build}/bin/libggml-evil.so": "EACCES",
-    "create:/tmp/{token}": "EACCES",
+    "create:{elsewhere}/made": "EACCES",
     "create:{folder}/core": "EACCES",
     "symlink:{folder}/link": "EPERM",
     "chmod:{folder}": "EPERM",
@@ -121,6 +121,13 @@ def probe(home: Home, build: Build) -> Build:
     return probed
 
 
+def everybodys(home: Home) -> Path:
+    folder = home.root / "tmp"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o1777)
+    return folder
+
+
 def try_all(home: Home, probe: Build, walls: Walls, account: Account | None) -> Inside:
     places = {
         "home": str(home.root),
@@ -128,7 +135,8 @@ def try_all(home: Home, probe: Build, walls: Walls, account: Account | None) -> 
         "run": str(home.run),
         "folder": str(home.worker_dir("w0")) if walls.asked == "off" else "/proc/self/fd/3",
         "parent": str(os.getpid()),
-        "token": f"{home.root.name}-made-by-the-probe",
+        # Where everybody may make files, as in /tmp.
+        "elsewhere": str(everybodys(home)),
     }
     done = attempt(home, probe, walls, account, *(words.format(**places) for words in (*REFUSED, *ALLOWED)))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -149,9 +157,8 @@ def inside(request: pytest.FixtureRequest, home: Home, probe: Build) -> Inside:
 
 
 @pytest.fixture(scope="module")
-def outside(home: Home, probe: Build) -> Iterator[Inside]:
-    yield try_all(home, probe, found_walls(home, probe, "off"), None)
-    (Path("/tmp") / f"{home.root.name}-made-by-the-probe").unlink(missing_ok=True)
+def outside(home: Home, probe: Build) -> Inside:
+    return try_all(home, probe, found_walls(home, probe, "off"), None)
 
 
 @pytest.mark.parametrize("what", REFUSED)

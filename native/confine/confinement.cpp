@@ -1,7 +1,6 @@
 #include "confine/confinement.h"
 
 #include <fcntl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +13,10 @@
 #include "confine/seccomp.h"
 #include "confine/user.h"
 #include "tunnel/json.h"
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 namespace rpcmesh::confine {
 
@@ -98,13 +101,13 @@ std::string Confinement::without(const std::string & error) {
 
 // Paths are opened while whoever started this can walk there; the rules hold once all rights are given up.
 std::string Confinement::restrict_files_and_rights() {
-    const int     abi = landlock_abi();
+    std::string   rules_error;
+    const int     abi = landlock_abi(rules_error);
     const Ruleset rules(abi);
-    std::string   rules_error = abi == 0 ? "landlock: this kernel has none" : allow_what_a_worker_needs(rules, options_);
-    std::string   error       = options_.user ? become(*options_.user) : "";
-    if (error.empty()) {
-        error = give_up_rights();
+    if (abi > 0) {
+        rules_error = allow_what_a_worker_needs(rules, options_);
     }
+    const std::string error = first_error([&] { return options_.user ? become(*options_.user) : ""; }, give_up_rights);
     if (!error.empty()) {
         return error;
     }

@@ -105,9 +105,17 @@ std::string failed(const std::string & what) {
 
 }  // namespace
 
-int landlock_abi() {
+int landlock_abi(std::string & why) {
     const long abi = syscall(CREATE_RULESET, nullptr, 0, ASK_VERSION);
-    return abi > 0 ? static_cast<int>(abi) : 0;
+    if (abi > 0) {
+        return static_cast<int>(abi);
+    }
+    switch (errno) {
+        case ENOSYS: why = "landlock: this kernel has none"; break;
+        case EOPNOTSUPP: why = "landlock: this system was started without it"; break;
+        default: why = failed("the kernel cannot be asked"); break;
+    }
+    return 0;
 }
 
 Ruleset::Ruleset(int abi) : abi_(abi) {

@@ -18,8 +18,8 @@ enum class Access {
     scratch,  // the same with files and folders
 };
 
-// The newest version that this kernel has: 0 for none.
-int landlock_abi();
+// The newest version that this kernel has: 0 for none, and then `why` says it in one line.
+int landlock_abi(std::string & why);
 
 // Errors are one line; an empty one is none.
 class Ruleset {

@@ -189,8 +189,8 @@ constexpr uint32_t NEW_NAMESPACES =
     CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
 constexpr uint32_t unix_family[]  = { AF_UNIX };
-// A datagram can be sent to a named socket without connecting to it.
-constexpr uint32_t stream[]       = { SOCK_STREAM };
+// Those that must connect first. A datagram can be sent to a named socket without. CUDA starts with a sequence of packets.
+constexpr uint32_t connected[]    = { SOCK_STREAM, SOCK_SEQPACKET };
 constexpr uint32_t thread[]       = { CLONE_THREAD };
 constexpr uint32_t none[]         = { 0 };
 constexpr uint32_t write_or_run[] = { 0, PROT_WRITE, PROT_EXEC };
@@ -201,8 +201,8 @@ constexpr uint32_t descriptor_words[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_
 constexpr uint32_t descriptor_asks[]  = { TCGETS, FIONREAD, FIONBIO, FIOCLEX };
 
 constexpr Narrow narrow[] = {
-    { SYS_socket, is(0, unix_family), is(1, stream, 0xf) },
-    { SYS_socketpair, is(0, unix_family), is(1, stream, 0xf) },
+    { SYS_socket, is(0, unix_family), is(1, connected, 0xf) },
+    { SYS_socketpair, is(0, unix_family), is(1, connected, 0xf) },
     { SYS_clone, is(0, thread, CLONE_THREAD | NEW_NAMESPACES) },
     // Memory can be written to or run, and not first the one and then the other.
     { SYS_mmap, is(2, write_or_run, PROT_WRITE | PROT_EXEC) },

@@ -84,6 +84,7 @@ const Row rows[] = {
     { "a negative number", call(-1), KILL, KILL },
     { "a Unix stream", call(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC), ALLOW, ALLOW },
     { "a Unix stream, high bits set", call(SYS_socket, HIGH | AF_UNIX, HIGH | SOCK_STREAM), ALLOW, ALLOW },
+    { "Unix packets", call(SYS_socket, AF_UNIX, SOCK_SEQPACKET), ALLOW, ALLOW },
     { "a Unix datagram", call(SYS_socket, AF_UNIX, SOCK_DGRAM), EPERM_, EPERM_ },
     { "a pair of Unix datagrams", call(SYS_socketpair, AF_UNIX, SOCK_DGRAM), EPERM_, EPERM_ },
     { "TCP", call(SYS_socket, AF_INET, SOCK_STREAM), EPERM_, EPERM_ },

@@ -61,7 +61,7 @@ class Needs(msgspec.Struct, frozen=True):
     write: tuple[str, ...] = ()
 
 
-# NVIDIA's driver names its threads through /proc/self/task, and reads its own maps.
+# NVIDIA's driver names its threads through /proc/self/task, and reads its own maps. Seen on an H100 with driver 580.
 _NVIDIA = Needs(
     devices=("/dev/nvidiactl", "/dev/nvidia-uvm*", "/dev/nvidia[0-9]*", "/dev/nvidia-caps/*"),
     read=(
@@ -69,6 +69,7 @@ _NVIDIA = Needs(
         "/proc/driver/nvidia",
         "/proc/devices",
         "/usr/local/cuda",
+        "/usr/local/nvidia",
         "/opt/cuda",
         "/etc/alternatives",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -155,7 +156,11 @@ async def test_a_confined_worker_dies_with_its_tether(build: Build) -> None:
 
             kill(started.tether)
 
-            await until_gone(started.child)
+            try:
+                await until_gone(started.child)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    kill(started.child)
 
 
 def test_a_worker_is_not_given_a_link_for_its_folder(build: Build) -> None:

@@ -3,6 +3,7 @@
 #include <grp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -51,6 +52,15 @@ void empty_bounding_set() {
         prctl(PR_CAPBSET_DROP, capability);
     }
 }
+
+bool has_no_capability() {
+    __user_cap_header_struct header  = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    __user_cap_data_struct   held[2] = {};
+    if (syscall(SYS_capget, &header, held) != 0) {
+        return false;
+    }
+    return std::all_of(held, held + 2, [](const auto & word) { return (word.effective | word.permitted | word.inheritable) == 0; });
+}
 #else
 void empty_bounding_set() {}
 #endif
@@ -75,9 +85,10 @@ std::string become(const User & user) {
 
 std::string give_up_rights() {
     empty_bounding_set();
+    // Asked only if there are any: a service's unit may forbid the call to those who have none.
     __user_cap_header_struct header  = { _LINUX_CAPABILITY_VERSION_3, 0 };
     __user_cap_data_struct   none[2] = {};
-    if (syscall(SYS_capset, &header, none) != 0) {
+    if (!has_no_capability() && syscall(SYS_capset, &header, none) != 0) {
         return failed("cannot give up capabilities");
     }
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import without_landlock
+import under_filter
 from process_probe import LIMIT_S
 from whole_mesh import short_home
 
@@ -27,7 +29,8 @@ from rpcmesh.pki.revocation import Revocations
 
 MESH, NODE = "m", "alpha"
 PROBE = Path(__file__).with_name("confinement_probe.cpp")
-WITHOUT_LANDLOCK = (sys.executable, "-I", "-S", without_landlock.__file__)
+UNDER_FILTER = (sys.executable, "-I", "-S", under_filter.__file__)
+WITHOUT_LANDLOCK = (*UNDER_FILTER, f"refuse:444-446:{errno.ENOSYS}")
 
 
 @contextlib.contextmanager
@@ -57,7 +60,7 @@ def probe_in(folder: Path, build: Build) -> Build:
     compile_it = [requirements.compiler() or "c++", "-std=c++17", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
     compile_it += [str(PROBE), "-o", str(bin_dir / WORKER), "-pthread"]
     subprocess.run(compile_it, check=True)
-    (bin_dir / CONFINE).symlink_to(build.confine)
+    shutil.copy2(build.confine, bin_dir / CONFINE)
     return msgspec.structs.replace(build, dir=folder)
 
 
@@ -72,13 +75,15 @@ def attempt(
     account: Account | None,
     *attempts: str,
     inherits: tuple[int, ...] = (),
+    prefix: tuple[str, ...] = (),
+    folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """What the probe in ``build`` says of ``attempts``, started as a worker of this home."""
-    folder = walls.make_folder(home.worker_dir("w0"), account)
+    folder = folder or walls.make_folder(home.worker_dir("w0"), account)
     argv = sandbox.command(msgspec.structs.replace(confined, account=account), build, folder, "w0.sock", attempts)
     home.worker_socket("w0").unlink(missing_ok=True)
     return subprocess.run(
-        argv,
+        [*prefix, *argv],
         env={"PATH": "/usr/bin:/bin"},
         cwd="/",
         pass_fds=inherits,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -132,6 +133,36 @@ def test_a_kernel_without_landlock_is_not_enough_where_it_is_required(build: Bui
     assert "landlock: this kernel has none" in reason
     assert NOT_CONFINED.message in lines[-2]
     assert str(NOT_CONFINED.hint) in lines[-1]
+
+
+# A root that is the only user there is, as in some containers.
+ALONE = ("unshare", "--user", "--map-root-user")
+one_user = pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs unshare, from util-linux, and user namespaces",
+)
+
+
+@one_user
+def test_where_there_is_no_other_user_to_become_it_is_said(build: Build, free_port: int) -> None:
+    with node_home() as home, node_running(home, free_port, *ALONE) as (node, said):
+        found = worker_of(home, node, said)
+        kernels = in_proc(found.pid, "status")
+
+    assert found.sandbox.state == "partial"
+    assert found.sandbox.missing == ("user: 'nobody' cannot own a folder here: Invalid argument",)
+    assert (found.sandbox.uid, found.sandbox.landlock > 0, found.sandbox.call_filter) == (0, True, True)
+    assert int(kernels["CapEff"], 16) == 0
+
+
+@one_user
+def test_where_there_is_no_other_user_to_become_it_is_not_enough_where_required(build: Build, free_port: int) -> None:
+    with node_home() as home, node_running(home, free_port, *ALONE, RPCMESH_NODE_SANDBOX="required") as (node, said):
+        assert node.wait(60.0) == 1
+        lines = said.read_text().splitlines()
+
+    assert "[node] sandbox is \"required\", and this cannot be had: user: 'nobody' cannot own" in lines[-2]
+    assert "rpcmesh service install --role node" in lines[-1]
 
 
 def test_no_sandbox_is_what_was_asked_for_and_is_said(build: Build, free_port: int) -> None:

@@ -63,7 +63,7 @@ class Needs(msgspec.Struct, frozen=True):
 
 # NVIDIA's driver names its threads through /proc/self/task, and reads its own maps. Seen on an H100 with driver 580.
 _NVIDIA = Needs(
-    devices=("/dev/nvidiactl", "/dev/nvidia-uvm*", "/dev/nvidia[0-9]*", "/dev/nvidia-caps/*"),
+    devices=("/dev/nvidiactl", "/dev/dxg", "/dev/nvidia-uvm*", "/dev/nvidia[0-9]*", "/dev/nvidia-caps/*"),
     read=(
         "/proc/self/maps",
         "/proc/driver/nvidia",

@@ -13,6 +13,7 @@ import msgspec
 from rpcmesh.errors import RpcmeshError
 
 Backend = Literal["auto", "cpu", "metal", "cuda", "vulkan"]
+Sandbox = Literal["auto", "required", "off"]
 
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
@@ -54,6 +55,9 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow_ops: tuple[str, ...] = ()
     # "required" keeps the node from starting before `rpcmesh firewall keep` has verified the rules.
     firewall: Literal["watched", "required"] = "watched"
+    # "auto" confines the workers as far as this system can, and `rpcmesh status` says what it cannot. "required" starts
+    # none unless everything is in force, "off" confines none.
+    sandbox: Sandbox = "auto"
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,7 +85,18 @@ class Home:
 
     def socket(self, name: str) -> Path:
         """The path of a Unix socket of this home, at most ``SUN_PATH_MAX`` bytes."""
-        path = self.run / f"{name}.sock"
+        return self._socket(self.run, name)
+
+    def worker_dir(self, name: str) -> Path:
+        """A worker's own folder, the only place where it may make anything: beside it lie sockets that are not its."""
+        return self.run / name
+
+    def worker_socket(self, name: str) -> Path:
+        """Where the worker ``name`` listens."""
+        return self._socket(self.worker_dir(name), name)
+
+    def _socket(self, folder: Path, name: str) -> Path:
+        path = folder / f"{name}.sock"
         if len(os.fsencode(path)) > SUN_PATH_MAX:
             raise RpcmeshError(
                 f"socket path {str(path)!r} is longer than the {SUN_PATH_MAX} bytes the system allows",

@@ -11,6 +11,7 @@ from rpcmesh.cli.output import out, print_json, print_table
 from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
 from rpcmesh.firewall.watch import State
+from rpcmesh.node.status import WorkerStatus
 from rpcmesh.words import size, span
 
 
@@ -85,6 +86,11 @@ def layer_range(layers: tuple[int, ...]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "-"
 
 
+def sandbox_word(workers: tuple[WorkerStatus, ...]) -> str:
+    """The states of the workers' sandboxes, each once: ``confined`` where all is well."""
+    return ", ".join(dict.fromkeys(worker.sandbox.state for worker in workers)) or "-"
+
+
 def print_nodes(nodes: tuple[NodeReport, ...]) -> None:
     """The table of ``rpcmesh node ls``."""
     rows = []
@@ -96,11 +102,14 @@ def print_nodes(nodes: tuple[NodeReport, ...]) -> None:
                 node.address,
                 node.state,
                 ", ".join(f"{worker.name} {worker.state}" for worker in workers) or "-",
+                sandbox_word(workers),
                 node.agent.build_id if node.agent else "-",
                 node.agent.os if node.agent else "-",
                 node.reason or "-",
             )
         )
     print_table(
-        ("NODE", "ADDRESS", "STATE", "WORKERS", "BUILD", "OS", "WHY"), rows, empty="no node yet: rpcmesh token create"
+        ("NODE", "ADDRESS", "STATE", "WORKERS", "SANDBOX", "BUILD", "OS", "WHY"),
+        rows,
+        empty="no node yet: rpcmesh token create",
     )

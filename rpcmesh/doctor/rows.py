@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from rpcmesh.coordinator.report import StatusReport
-from rpcmesh.doctor.checks import home, machine, macos, measured, reported, walls
+from rpcmesh.doctor.checks import confinement, home, machine, macos, measured, reported, walls
 from rpcmesh.doctor.facts import Facts, Measured, NotRunning, Unknown
 from rpcmesh.doctor.findings import Finding, Said, not_seen
 from rpcmesh.firewall.watch import FirewallStatus
@@ -19,6 +19,11 @@ T = TypeVar("T")
 def _report(facts: Facts) -> StatusReport | None:
     """For checks that say nothing when there is no report: the coordinator's own row says why."""
     return facts.coordinator if isinstance(facts.coordinator, StatusReport) else None
+
+
+def _agent(facts: Facts) -> AgentStatus | None:
+    """Likewise of this node's agent."""
+    return facts.agent if isinstance(facts.agent, AgentStatus) else None
 
 
 def _firewall(facts: Facts) -> FirewallStatus | None:
@@ -70,10 +75,12 @@ ROWS: tuple[Callable[[Facts], tuple[Finding, ...]], ...] = (
     Row[StatusReport | NotRunning]("coordinator", lambda facts: facts.coordinator, reported.coordinator),
     Row[AgentStatus | NotRunning]("node", lambda facts: facts.agent, reported.own_agent),
     Row("sandbox", lambda facts: facts.walls, walls.sandbox),
+    Row("confinement", _agent, confinement.own_workers),
     Row("open ports", lambda facts: facts.listeners, walls.open_ports),
     Row("firewall", _firewall, reported.own_firewall),
     Row("nodes", _report, reported.nodes),
     Row("workers", _report, reported.node_workers),
+    Row("confinements", _report, confinement.node_workers),
     Row("firewalls", _report, reported.node_firewalls),
     Row("build ids", _report, reported.build_ids),
     Row("systems", _report, reported.systems),

@@ -20,12 +20,12 @@ from rpcmesh import commands, disk
 from rpcmesh.config import Backend
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.native_build import requirements, source
-from rpcmesh.native_build.manifest import FILE_NAME, TUNNEL, WORKER, Build, Manifest, fingerprint, open_build
+from rpcmesh.native_build.manifest import CONFINE, FILE_NAME, TUNNEL, WORKER, Build, Manifest, fingerprint, open_build
 
 # (what is going on, fraction done between 0 and 1)
 Progress = Callable[[str, float], None]
 
-_TARGETS = ("llama", WORKER, TUNNEL)
+_TARGETS = ("llama", WORKER, TUNNEL, CONFINE)
 _BACKENDS: dict[str, tuple[str, ...]] = {
     "cpu": ("-DGGML_METAL=OFF",),
     "metal": ("-DGGML_METAL=ON", "-DGGML_METAL_EMBED_LIBRARY=ON"),
@@ -99,7 +99,7 @@ def stock(*, cache: Path, native: Path, backend: Backend, progress: Progress) ->
         if not place.is_dir():
             _make(plan, work, ("ggml-rpc-stock",), progress)
             with _whole(place) as scratch:
-                ignored = shutil.ignore_patterns("libggml-rpc.*", TUNNEL)
+                ignored = shutil.ignore_patterns("libggml-rpc.*", TUNNEL, CONFINE)
                 shutil.copytree(ours.lib_dir, scratch, symlinks=True, ignore=ignored, dirs_exist_ok=True)
                 shutil.copytree(work / "objects" / "stock", scratch, symlinks=True, dirs_exist_ok=True)
     return place
@@ -189,7 +189,7 @@ def _publish(plan: Plan, built: Path, finished: Path) -> None:
         wanted = [
             path
             for path in sorted(built.iterdir())
-            if path.name in (WORKER, TUNNEL) or path.name.startswith(("libggml", "libllama"))
+            if path.name in (WORKER, TUNNEL, CONFINE) or path.name.startswith(("libggml", "libllama"))
         ]
         for path in wanted:
             if path.name.startswith("libllama-") or path.is_dir():

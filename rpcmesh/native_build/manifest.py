@@ -13,6 +13,7 @@ from rpcmesh.errors import RpcmeshError
 FILE_NAME = "manifest.json"
 WORKER = "ggml-rpc-server"
 TUNNEL = "rpcmesh-tunnel"
+CONFINE = "rpcmesh-confine"
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -49,6 +50,11 @@ class Build(msgspec.Struct, frozen=True):
     @property
     def tunnel(self) -> Path:
         return self.dir / "bin" / TUNNEL
+
+    @property
+    def confine(self) -> Path:
+        """What a worker is started through: it gives up rights and becomes the worker."""
+        return self.dir / "bin" / CONFINE
 
     def verify(self) -> None:
         """Hash every file again (about 50 MB, 30 ms). Raises :class:`RpcmeshError` naming the first that differs."""

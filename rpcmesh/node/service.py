@@ -14,7 +14,7 @@ from rpcmesh.firewall import membership
 from rpcmesh.firewall.watch import State
 from rpcmesh.firewall.watcher import Watcher
 from rpcmesh.native_build import Build
-from rpcmesh.node import api, telemetry, worker
+from rpcmesh.node import api, sandbox, telemetry, walls, worker
 from rpcmesh.node.guest import Guest
 from rpcmesh.node.incidents import Incidents
 from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
@@ -41,13 +41,15 @@ class Node:
         self._build = build
         self._started = time.monotonic()
         self._principal = identity.load(home.identity).principal
+        self._memory_mib = settings.node.memory_limit_mib or _all_memory_mib(build.backend)
+        self._walls = walls.find(home, build, settings.node, self._memory_mib)
         self._incidents = incidents = Incidents()
         threads = settings.node.worker_threads
         self._worker = incidents.worker(
-            worker.ENGINE_WORKER, worker.service(home, build, worker.ENGINE_WORKER, threads)
+            worker.ENGINE_WORKER, worker.service(home, build, worker.ENGINE_WORKER, threads, self._walls)
         )
         self._guest = Guest(
-            worker.service(home, build, worker.GUEST_WORKER, threads),
+            worker.service(home, build, worker.GUEST_WORKER, threads, self._walls),
             supervise=lambda service: incidents.worker(worker.GUEST_WORKER, service),
         )
         self._tunnel = incidents.tunnel(self._ingress(settings.node))
@@ -108,7 +110,7 @@ class Node:
             memory_total_bytes=seen.memory_total_bytes,
             memory_available_bytes=seen.memory_available_bytes,
             load_1min=seen.load_1min,
-            workers=tuple(_worker_status(supervisor) for supervisor in supervisors),
+            workers=tuple(_worker_status(supervisor, self._walls) for supervisor in supervisors),
             certificate=CertificateStatus(
                 uri=held.uri, serial=held.serial, not_before=held.not_before, not_after=held.not_after
             ),
@@ -126,7 +128,7 @@ class Node:
             identity=home.identity,
             routes=home.run / "ingress.routes",
             status=home.socket(TUNNEL_STATUS),
-            memory_mib=settings.memory_limit_mib or _all_memory_mib(self._build.backend),
+            memory_mib=self._memory_mib,
             allow_ops=settings.allow_ops,
             compute_timeout_s=settings.compute_timeout_s,
             stall_timeout_s=settings.stall_timeout_s,
@@ -148,7 +150,7 @@ class Node:
             [
                 routes.IngressRoute(routes.AGENT_ALPN, home.socket(api.SOCKET_NAME), peer),
                 *(
-                    routes.IngressRoute(routes.rpc_alpn(name), home.socket(name), peer)
+                    routes.IngressRoute(routes.rpc_alpn(name), home.worker_socket(name), peer)
                     for name in (worker.ENGINE_WORKER, worker.GUEST_WORKER)
                 ),
             ],
@@ -165,7 +167,7 @@ async def run_node(home: Home, settings: config.Config, build: Build, stop: asyn
     await Node(home, settings, build).run(stop)
 
 
-def _worker_status(supervisor: Supervisor) -> WorkerStatus:
+def _worker_status(supervisor: Supervisor, confined: sandbox.Walls) -> WorkerStatus:
     snapshot = supervisor.snapshot
     return WorkerStatus(
         name=snapshot.name.removeprefix("worker-"),
@@ -175,4 +177,5 @@ def _worker_status(supervisor: Supervisor) -> WorkerStatus:
         last_exit=snapshot.last_exit,
         rss_bytes=telemetry.rss_bytes(snapshot.pid),
         devices=telemetry.devices(supervisor.first_lines),
+        sandbox=sandbox.status(confined, supervisor.first_lines),
     )

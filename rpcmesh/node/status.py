@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from rpcmesh.firewall.watch import FirewallStatus
@@ -16,6 +18,23 @@ class Device(msgspec.Struct, frozen=True):
     free_mib: int
 
 
+class SandboxStatus(msgspec.Struct, frozen=True):
+    """What is in force for a running worker, as it was said when it was put in force.
+
+    ``partial`` is not all of it: ``missing`` says what, a line each, whose first word is ``landlock``, ``seccomp``,
+    ``limits`` or ``user``. ``unknown`` is a worker that has not said anything. ``landlock`` is the kernel's version of
+    it, 0 without; ``profile`` the name of a sandbox-exec profile, on macOS.
+    """
+
+    state: Literal["confined", "partial", "off", "unknown"] = "unknown"
+    landlock: int = 0
+    call_filter: bool = False
+    profile: str = ""
+    uid: int | None = None
+    limits: dict[str, int] = {}
+    missing: tuple[str, ...] = ()
+
+
 class WorkerStatus(msgspec.Struct, frozen=True):
     name: str
     state: str
@@ -24,6 +43,7 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     last_exit: str
     rss_bytes: int
     devices: tuple[Device, ...] = ()
+    sandbox: SandboxStatus = SandboxStatus()
 
 
 class CertificateStatus(msgspec.Struct, frozen=True):

@@ -1,9 +1,12 @@
-"""llama.cpp's RPC server as a service: on a Unix socket, with an environment that holds nothing of ours."""
+"""llama.cpp's RPC server as a service: confined, on a Unix socket, with an environment that holds nothing of ours."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rpcmesh.native_build import Build
-from rpcmesh.paths import Home, private_dir
+from rpcmesh.node import sandbox, walls
+from rpcmesh.paths import Home
 from rpcmesh.supervise.supervisor import Service
 
 # The engine's worker, and one for `rpcmesh connect` that exists only while it is wanted.
@@ -13,19 +16,24 @@ GUEST_WORKER = "guest"
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "GGML_NO_BACKTRACE": "1"}
 
 
-def service(home: Home, build: Build, name: str, threads: int) -> Service:
+def service(home: Home, build: Build, name: str, threads: int, confined: sandbox.Walls) -> Service:
     """``threads`` 0 leaves the number to ggml."""
-    socket = home.socket(name)
+    folder, socket = home.worker_dir(name), home.worker_socket(name)
     # The port is not used with a path, yet the option must be there and not 0.
-    argv = [str(build.worker), "-H", str(socket), "-p", "1"]
-    if threads:
-        argv += ["-t", str(threads)]
+    arguments = ("-p", "1", *(("-t", str(threads)) if threads else ()))
+
+    def prepare() -> None:
+        build.verify()
+        walls.make_folder(folder, confined.account)
+
     return Service(
         name=f"worker-{name}",
-        argv=tuple(argv),
+        argv=sandbox.command(confined, build, folder, socket.name, arguments),
         env=ENVIRONMENT,
         socket=socket,
-        cwd=private_dir(home.root / "scratch"),
+        # ggml looks for backends to load in its working directory: it must be one in which nothing can be made.
+        cwd=Path("/"),
         grace_s=2.0,
-        prepare=build.verify,
+        fatal={sandbox.EXIT_NOT_CONFINED: sandbox.NOT_CONFINED} if confined.asked == "required" else {},
+        prepare=prepare,
     )

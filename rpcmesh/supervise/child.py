@@ -17,7 +17,7 @@ import msgspec
 from rpcmesh.errors import RpcmeshError, alone
 from rpcmesh.supervise import tether
 
-HEAD_LINES = 40
+HEAD_LINES = 100
 TAIL_LINES = 20
 # A longer line is cut into pieces of this many bytes.
 LINE_MAX_BYTES = 16 * 1024

@@ -123,14 +123,23 @@ def descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def _scratch_of(pid: int) -> str:
+    """Of a confined worker, which is told its folder by a descriptor and not by name."""
+    try:
+        return str(Path(f"/proc/{pid}/fd/3").readlink())
+    except OSError:
+        return ""
+
+
 def processes_below(root: Path) -> list[str]:
-    """Command lines of all processes that know ``root``: their arguments or their environment name it."""
+    """Command lines of all processes that know ``root``: arguments, environment or a worker's own folder name it."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             if process.pid != os.getpid() and (
                 any(str(root) in part for part in process.cmdline())
                 or str(root) in process.environ().get("RPCMESH_HOME", "")
+                or str(root) in _scratch_of(process.pid)
             ):
                 found.append(" ".join(process.cmdline()))
     return found

@@ -9,7 +9,7 @@ from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
 from rpcmesh.doctor import rows
 from rpcmesh.doctor.facts import Facts
 from rpcmesh.doctor.findings import Finding
-from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
+from rpcmesh.node.status import AgentStatus, CertificateStatus, SandboxStatus, WorkerStatus
 
 HOME = Path("/home/mesh")
 UID = 1000
@@ -30,8 +30,12 @@ def levels(check: str, **known: Any) -> list[str]:
     return [finding.level for finding in said(check, **known)]
 
 
+CONFINED = SandboxStatus(state="confined", landlock=7, call_filter=True, uid=998, limits={"core_mib": 0, "files": 64})
+
+
 def worker(**changes: Any) -> WorkerStatus:
-    ready = {"name": "w0", "state": "ready", "pid": 1, "restarts": 0, "last_exit": "", "rss_bytes": GIB}
+    ready: dict[str, Any] = {"name": "w0", "state": "ready", "pid": 1, "restarts": 0, "last_exit": "", "rss_bytes": GIB}
+    ready["sandbox"] = CONFINED
     return WorkerStatus(**{**ready, **changes})
 
 

@@ -1,4 +1,4 @@
-"""The native sources compile without a warning for macOS, wherever the tests run."""
+"""The native sources compile without a warning for macOS, wherever the tests run, and what differs by CPU for each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror")
 NATIVE = paths.shipped("native")
 SOURCES = [
     path.relative_to(NATIVE)
-    for part in ("tunnel", "transport", "guard", "guard/pin")
+    for part in ("tunnel", "transport", "guard", "guard/pin", "confine")
     for path in sorted((NATIVE / part).glob("*.cpp"))
 ]
 
@@ -64,15 +64,10 @@ def only_folder_with(openssl: Path, cross_cache: Path) -> Path:
     return alone
 
 
-@pytest.mark.parametrize("name", SOURCES, ids=str)
-def test_a_source_compiles_for_macos(
-    name: Path, openssl_headers: list[Path], llama_source: Path, cross_cache: Path, tmp_path: Path
-) -> None:
-    ggml = (llama_source / "ggml" / "src" / "ggml-rpc", llama_source / "ggml" / "include")
-    foreign = openssl_headers if name.parts[0] == "tunnel" else ggml
-    includes = ["-I", str(NATIVE), *(flag for folder in foreign for flag in ("-isystem", str(folder)))]
-    command = [sys.executable, "-m", "ziglang", "c++", "-target", TARGET, *FLAGS, *includes]
-    command += ["-c", str(NATIVE / name), "-o", str(tmp_path / "object.o")]
+def compiled(target: str, name: Path, includes: list[str], cross_cache: Path, scratch: Path) -> bytes:
+    """How the object file begins."""
+    command = [sys.executable, "-m", "ziglang", "c++", "-target", target, *FLAGS, *includes]
+    command += ["-c", str(NATIVE / name), "-o", str(scratch / "object.o")]
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(cross_cache / "zig"), "ZIG_LOCAL_CACHE_DIR": str(cross_cache / "zig")}
 
     done = subprocess.run(
@@ -80,4 +75,25 @@ def test_a_source_compiles_for_macos(
     )
 
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "object.o").read_bytes()[:4] == bytes.fromhex("cffaedfe"), "not a 64-bit Mach-O object"
+    return (scratch / "object.o").read_bytes()[:20]
+
+
+@pytest.mark.parametrize("name", SOURCES, ids=str)
+def test_a_source_compiles_for_macos(
+    name: Path, openssl_headers: list[Path], llama_source: Path, cross_cache: Path, tmp_path: Path
+) -> None:
+    ggml = (llama_source / "ggml" / "src" / "ggml-rpc", llama_source / "ggml" / "include")
+    foreign = openssl_headers if name.parts[0] == "tunnel" else ggml
+    includes = ["-I", str(NATIVE), *(flag for folder in foreign for flag in ("-isystem", str(folder)))]
+
+    begin = compiled(TARGET, name, includes, cross_cache, tmp_path)
+
+    assert begin[:4] == bytes.fromhex("cffaedfe"), "not a 64-bit Mach-O object"
+
+
+@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "x86_64-linux-gnu"])
+def test_the_table_of_system_calls_compiles_for_every_linux(target: str, cross_cache: Path, tmp_path: Path) -> None:
+    """Which calls there are differs by architecture."""
+    begin = compiled(target, Path("confine/seccomp.cpp"), ["-I", str(NATIVE)], cross_cache, tmp_path)
+
+    assert begin[:5] == b"\x7fELF\x02", "not a 64-bit ELF object"

@@ -22,7 +22,7 @@ from rpcmesh.errors import RpcmeshError
 from rpcmesh.native_build import Build, build
 from rpcmesh.native_build.compile import choose_backend
 
-# Real CMake, a real compiler, and the three targets that every build has: seconds in place of minutes.
+# Real CMake, a real compiler, and the four targets that every build has: seconds in place of minutes.
 CMAKE = """
 cmake_minimum_required(VERSION 3.21)
 project(tiny LANGUAGES CXX)
@@ -31,6 +31,7 @@ set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 add_library(llama SHARED llama.cpp)
 add_executable(ggml-rpc-server main.cpp)
 add_executable(rpcmesh-tunnel tunnel/main.cpp)
+add_executable(rpcmesh-confine main.cpp)
 target_compile_options(rpcmesh-tunnel PRIVATE -Werror)
 """
 MAIN = "int main() { return 0; }\n"
@@ -77,7 +78,7 @@ def test_a_build_holds_its_binaries_and_their_manifest(cache: Path, native: Path
     made = run(cache, native, llama)
     assert made.dir.parent == cache / "builds"
     assert made.backend == "cpu"
-    for binary in (made.worker, made.tunnel):
+    for binary in (made.worker, made.tunnel, made.confine):
         assert subprocess.run([binary], check=False).returncode == 0
     manifest = json.loads((made.dir / "manifest.json").read_bytes())
     assert set(manifest["files"]) == {path.name for path in made.lib_dir.iterdir()}

@@ -40,28 +40,31 @@ Finding refused(Refusal refusal, std::string detail) {
     return finding;
 }
 
-// Ids to places, open addressing. The client chooses the ids, so their order is mixed; should it find collisions, a
-// lookup ends after MAX_PROBES.
+// Ids to places, open addressing. A slot is four bytes and a quarter of them is used at most, so that the table stays in the
+// cache and most lookups end with their first probe. The client chooses the ids, so their order is mixed; should it find
+// collisions, a lookup ends after MAX_PROBES.
 class Places {
 public:
     void reset(size_t count) {
         size_t size = 16;
-        while (size < 2 * count) {
+        while (size < 4 * count) {
             size *= 2;
         }
-        slots_.assign(size, { 0, NO_TENSOR });
+        slots_.assign(size, NO_TENSOR);
         mask_ = size - 1;
+        ids_.clear();
     }
 
-    // False where the id is there already, or cannot be kept.
-    bool insert(uint64_t id, uint32_t place) {
+    // Gives the id the next place. False where it is there already, or cannot be kept.
+    bool add(uint64_t id) {
         for (size_t probe = 0; probe < MAX_PROBES; ++probe) {
-            Slot & slot = slots_[(mixed(id) + probe) & mask_];
-            if (slot.place == NO_TENSOR) {
-                slot = { id, place };
+            uint32_t & place = slots_[(mixed(id) + probe) & mask_];
+            if (place == NO_TENSOR) {
+                place = static_cast<uint32_t>(ids_.size());
+                ids_.push_back(id);
                 return true;
             }
-            if (slot.id == id) {
+            if (ids_[place] == id) {
                 return false;
             }
         }
@@ -70,25 +73,20 @@ public:
 
     uint32_t find(uint64_t id) const {
         for (size_t probe = 0; probe < MAX_PROBES; ++probe) {
-            const Slot & slot = slots_[(mixed(id) + probe) & mask_];
-            if (slot.place == NO_TENSOR) {
-                return NO_TENSOR;
-            }
-            if (slot.id == id) {
-                return slot.place;
+            const uint32_t place = slots_[(mixed(id) + probe) & mask_];
+            if (place == NO_TENSOR || ids_[place] == id) {
+                return place;
             }
         }
         return NO_TENSOR;
     }
 
-    void shrink() { slots_ = {}; }
+    void shrink() {
+        slots_ = {};
+        ids_   = {};
+    }
 
 private:
-    struct Slot {
-        uint64_t id;
-        uint32_t place;
-    };
-
     static constexpr size_t MAX_PROBES = 256;
 
     // The last step of MurmurHash3: every bit of the id reaches the lowest bits.
@@ -100,14 +98,14 @@ private:
         return static_cast<size_t>(id ^ id >> 33);
     }
 
-    std::vector<Slot> slots_;
-    size_t            mask_ = 0;
+    std::vector<uint32_t> slots_;
+    std::vector<uint64_t> ids_;  // by place
+    size_t                mask_ = 0;
 };
 
 // What is known of a tensor beside what it says.
 struct Known {
-    std::array<uint32_t, MAX_SOURCES> sources;   // places, NO_TENSOR where there is none
-    uint32_t                          view_src;  // likewise
+    std::array<uint32_t, MAX_SOURCES> sources;  // places, NO_TENSOR where there is none
     uint32_t                          depth;
     bool                              listed;  // among the nodes
     bool                              held;    // its bytes lie in a buffer of the graph's device
@@ -122,8 +120,8 @@ private:
     Finding measure(const uint8_t * payload, size_t size, uint32_t devices, const GraphLimits & limits);
     Finding check_tensor(uint32_t place, const Buffers & buffers, const GraphLimits & limits);
     Finding check_place_in_memory(uint32_t place, const Buffers & buffers);
-    Finding check_view(const Tensor & tensor, const Tensor & whole) const;
-    Finding check_references(uint32_t place, const GraphLimits & limits);
+    Finding check_references(uint32_t place, const References & references, const GraphLimits & limits);
+    Finding check_view(uint32_t place, uint32_t source, uint64_t offset) const;
     bool    reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found);
     Finding check_node(const uint8_t * id, const std::array<bool, OP_COUNT> & allowed_extra);
     Node    node_of(uint32_t place) const;
@@ -180,16 +178,17 @@ Finding Graph::check_place_in_memory(uint32_t place, const Buffers & buffers) {
                                                          refused(Refusal::tensor_shape, "a tensor larger than the session's memory");
 }
 
-Finding Graph::check_view(const Tensor & tensor, const Tensor & whole) const {
+Finding Graph::check_view(uint32_t place, uint32_t source, uint64_t offset) const {
+    const Tensor & tensor = tensors_[place];
+    const Tensor & whole  = tensors_[source];
     if (tensor.buffer == 0 || whole.buffer == 0) {
         return {};
     }
-    if (tensor.buffer != whole.buffer || tensor.data != whole.data + tensor.view_offs) {
+    if (tensor.buffer != whole.buffer || tensor.data != whole.data + offset) {
         return refused(Refusal::tensor_bounds, "a view is not where it says");
     }
     const Wide bytes = bytes_of(tensor);
-    return bytes == 0 || tensor.view_offs + bytes <= bytes_of(whole) ? Finding{} :
-                                                                       refused(Refusal::tensor_bounds, "a view leaves its source");
+    return bytes == 0 || offset + bytes <= bytes_of(whole) ? Finding{} : refused(Refusal::tensor_bounds, "a view leaves its source");
 }
 
 // Places are filled one by one, so whatever is found stands earlier.
@@ -208,28 +207,32 @@ bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & f
     return found != NO_TENSOR;
 }
 
-Finding Graph::check_references(uint32_t place, const GraphLimits & limits) {
-    const Tensor & tensor = tensors_[place];
-    Known &        known  = known_[place];
-    bool           all    = reach(place, tensor.view_src, false, known.view_src);
+Finding Graph::check_references(uint32_t place, const References & references, const GraphLimits & limits) {
+    Known &  known    = known_[place];
+    uint32_t view_src = NO_TENSOR;
+    bool     all      = reach(place, references.view_src, false, view_src);
     for (size_t i = 0; i < MAX_SOURCES; ++i) {
         // ggml_cast gives its result as its own second source.
-        all = reach(place, tensor.src[i], tensor.op == OP_CPY && i == 1, known.sources[i]) && all;
+        all = reach(place, references.src[i], tensors_[place].op == OP_CPY && i == 1, known.sources[i]) && all;
     }
     if (!all) {
         return refused(Refusal::graph_reference, "tensor " + std::to_string(place) + " refers to itself, to a later one or to none");
     }
-    return known.depth <= limits.depth ? Finding{} : refused(Refusal::graph_depth, "depth " + std::to_string(known.depth));
+    if (known.depth > limits.depth) {
+        return refused(Refusal::graph_depth, "depth " + std::to_string(known.depth));
+    }
+    return view_src == NO_TENSOR ? Finding{} : check_view(place, view_src, references.view_offs);
 }
 
 Finding Graph::check_tensor(uint32_t place, const Buffers & buffers, const GraphLimits & limits) {
-    const Tensor & tensor = tensors_[place];
-    Known &        known  = known_[place];
-    known.depth           = 1;
-    known.listed          = false;
-    known.held            = false;
-    if (tensor.id == 0 || !places_.insert(tensor.id, place)) {
-        return refused(Refusal::graph_reference, "tensor " + std::to_string(place) + " has id " + std::to_string(tensor.id));
+    const References references = read_references(entries_ + TENSOR_BYTES * place);
+    const Tensor &   tensor     = tensors_[place];
+    Known &          known      = known_[place];
+    known.depth                 = 1;
+    known.listed                = false;
+    known.held                  = false;
+    if (references.id == 0 || !places_.add(references.id)) {
+        return refused(Refusal::graph_reference, "tensor " + std::to_string(place) + " has id " + std::to_string(references.id));
     }
     if (tensor.op >= OP_COUNT || (tensor.op >= MAP_CUSTOM1 && tensor.op <= CUSTOM)) {
         return refused(Refusal::op_forbidden, "op " + std::to_string(tensor.op));
@@ -240,10 +243,7 @@ Finding Graph::check_tensor(uint32_t place, const Buffers & buffers, const Graph
     if (Finding finding = check_place_in_memory(place, buffers)) {
         return finding;
     }
-    if (Finding finding = check_references(place, limits)) {
-        return finding;
-    }
-    return known.view_src == NO_TENSOR ? Finding{} : check_view(tensor, tensors_[known.view_src]);
+    return check_references(place, references, limits);
 }
 
 Node Graph::node_of(uint32_t place) const {
@@ -254,7 +254,6 @@ Node Graph::node_of(uint32_t place) const {
     for (size_t i = 0; i < MAX_SOURCES; ++i) {
         node.src[i] = at(known.sources[i]);
     }
-    node.view_src = at(known.view_src);
     return node;
 }
 
@@ -288,7 +287,7 @@ Finding Graph::check(const uint8_t * payload, size_t size, uint32_t devices, con
     known_.resize(summary_.tensors);
     places_.reset(summary_.tensors);
     for (uint32_t place = 0; place < summary_.tensors; ++place) {
-        tensors_[place] = read_tensor(entries_ + TENSOR_BYTES * place);
+        read_tensor(entries_ + TENSOR_BYTES * place, tensors_[place]);
         if (Finding finding = check_tensor(place, buffers, limits)) {
             finding.op = static_cast<int>(tensors_[place].op);
             return finding;

@@ -18,23 +18,34 @@ constexpr int    TYPE_COUNT   = 43;
 
 __extension__ typedef unsigned __int128 Wide;
 
+// What a tensor is. Two cache lines: a graph's tensors are looked at more than once.
 struct Tensor {
-    uint64_t                          id;
-    uint32_t                          type;
-    uint64_t                          buffer;
-    std::array<uint32_t, 4>           ne;
-    std::array<uint32_t, 4>           nb;
-    uint32_t                          op;
-    std::array<int32_t, 16>           op_params;
-    int32_t                           flags;
+    uint32_t                type;
+    uint32_t                op;
+    std::array<uint32_t, 4> ne;
+    std::array<uint32_t, 4> nb;
+    std::array<int32_t, 16> op_params;
+    uint64_t                buffer;
+    uint64_t                data;
+};
+
+// What it refers to, by ids; 0: nothing.
+struct References {
+    uint64_t                          id;  // its own
     std::array<uint64_t, MAX_SOURCES> src;
     uint64_t                          view_src;
     uint64_t                          view_offs;
-    uint64_t                          data;
-    int32_t                           use_count;
 };
 
-Tensor read_tensor(const uint8_t * bytes);
+// In place, as a graph's tensors are read: copying one right after it was written would wait for all of its fields.
+void       read_tensor(const uint8_t * bytes, Tensor & tensor);
+References read_references(const uint8_t * bytes);
+
+inline Tensor read_tensor(const uint8_t * bytes) {
+    Tensor tensor;
+    read_tensor(bytes, tensor);
+    return tensor;
+}
 
 // A ggml type: elements a block, bytes a block. 0 bytes: there is no such type (any more).
 struct Type {

@@ -140,6 +140,7 @@ Finding Graph::measure(const uint8_t * payload, size_t size, uint32_t devices, c
     if (size < HEAD_BYTES + COUNT_BYTES) {
         return refused(Refusal::graph_length, "a graph of " + std::to_string(size) + " bytes");
     }
+    summary_        = {};
     summary_.device = load32(payload);
     summary_.nodes  = load32(payload + 4);
     if (summary_.device >= devices) {
@@ -271,6 +272,7 @@ Finding Graph::check_node(const uint8_t * id, const std::array<bool, OP_COUNT> &
         return refused(Refusal::graph_reference, "id " + std::to_string(load64(id)) + (place == NO_TENSOR ? " is unknown" : " is listed twice"));
     }
     known_[place].listed = true;
+    ++summary_.ops[tensors_[place].op];
     if (!touches_nothing(tensors_[place].op) && !lies_on_the_device(place)) {
         return refused(Refusal::buffer_unknown, "a node or a source of it lies in no buffer of the device");
     }

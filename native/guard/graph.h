@@ -22,6 +22,8 @@ struct GraphSummary {
     uint32_t device  = 0;
     uint32_t nodes   = 0;
     uint32_t tensors = 0;
+    // How many nodes there are of each op.
+    std::array<uint32_t, OP_COUNT> ops{};
 };
 
 // Checks the whole payload. `summary` is filled in when it is accepted.

@@ -191,8 +191,20 @@ int Guard::last_command() const {
     return state_->last_command;
 }
 
+int Guard::worker_command() const {
+    if (!worker_is_busy()) {
+        return state_->last_command;
+    }
+    const State::Awaited & first = state_->awaited.front();
+    return first.whose == State::Awaited::Whose::end ? static_cast<int>(first.subject) : first.command;
+}
+
 GraphSummary Guard::last_graph() const {
     return state_->last_graph;
+}
+
+bool Guard::is_in_frame() const {
+    return state_->payload_left > 0;
 }
 
 bool Guard::worker_is_busy() const {

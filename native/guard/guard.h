@@ -55,9 +55,13 @@ public:
 
     const Finding & finding() const;
 
-    // For the log: the last command that began (-1 before the first), and the summary of the last graph.
+    // For the log: the last command that began (-1 before the first), the one that the worker is at as far as its answers
+    // tell, and the summary of the last graph.
     int          last_command() const;
+    int          worker_command() const;
     GraphSummary last_graph() const;
+    // Whether the client has begun a payload and not ended it.
+    bool         is_in_frame() const;
     // Whether the worker computes or owes an answer now, for a watchdog outside.
     bool         worker_is_busy() const;
 

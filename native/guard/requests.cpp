@@ -376,7 +376,7 @@ Step Guard::State::graph_recompute(uint8_t * payload, uint64_t length) {
 // answered when it is computed.
 void Guard::State::await_end(std::vector<uint8_t> & after) {
     append_header(after, DEVICE_COUNT, 0);
-    awaited.push_back({ DEVICE_COUNT, Awaited::Whose::end, command_of(DEVICE_COUNT).reply_bytes });
+    awaited.push_back({ DEVICE_COUNT, Awaited::Whose::end, command_of(DEVICE_COUNT).reply_bytes, 0, static_cast<uint64_t>(last_command) });
 }
 
 }  // namespace rpcmesh::guard

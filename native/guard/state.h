@@ -29,7 +29,7 @@ struct Guard::State {
         Whose    whose;
         uint64_t bytes;
         uint32_t device  = 0;  // ALLOC_BUFFER: the device asked
-        uint64_t subject = 0;  // ALLOC_BUFFER: the size asked for; BUFFER_GET_BASE: the client's handle
+        uint64_t subject = 0;  // ALLOC_BUFFER: the size asked for; BUFFER_GET_BASE: the client's handle; end: the graph's command
     };
 
     explicit State(const Limits & session_limits) : limits(session_limits), buffers(session_limits.memory_bytes) {}

@@ -23,6 +23,26 @@ void a_graph_reaches_the_worker_with_its_own_addresses() {
     CHECK_EQ(session.guard.last_graph().tensors, 3u);
 }
 
+void the_summary_of_a_graph_counts_its_nodes_by_op() {
+    Session session;
+    Wanted  first  = session.floats();
+    Wanted  second = session.floats(256);
+    Wanted  third  = session.floats(512);
+    second.id      = 0x2000;
+    third.id       = 0x3000;
+    second.op = third.op = ADD;
+    second.flags = third.flags = 16;
+    second.src                 = { first.id, first.id };
+    third.src                  = { second.id, first.id };
+    const std::vector<Bytes> tensors = { tensor(first), tensor(second), tensor(third) };
+    CHECK(session.refused(graph({ second.id, third.id }, tensors)) == Refusal::none);
+    CHECK_EQ(session.guard.last_graph().ops[ADD], 2u);
+    CHECK_EQ(session.guard.last_graph().ops[0], 0u);
+    CHECK(session.refused(graph({ first.id, third.id }, tensors)) == Refusal::none);
+    CHECK_EQ(session.guard.last_graph().ops[ADD], 1u);
+    CHECK_EQ(session.guard.last_graph().ops[0], 1u);
+}
+
 void nothing_of_a_graph_is_forwarded_before_it_is_whole() {
     Session      session;
     const size_t before = session.to_worker.size();
@@ -164,6 +184,44 @@ void the_worker_is_busy_until_a_graph_is_computed() {
     CHECK(!session.guard.worker_is_busy());
 }
 
+void the_command_that_the_worker_is_at_is_the_first_that_it_has_not_answered() {
+    Session session;
+    Bytes   whole = sum(session);
+    Bytes   next  = get(tensor(session.floats()), 0, 4);
+    CHECK_EQ(session.guard.worker_command(), session.guard.last_command());
+    session.guard.from_client(whole.data(), whole.size());
+    session.guard.from_client(whole.data() + 9, whole.size() - 9);
+    session.guard.from_client(whole.data() + 9, whole.size() - 9);
+    session.guard.from_client(next.data(), next.size());
+    CHECK_EQ(session.guard.last_command(), int(GET_TENSOR));
+    CHECK_EQ(session.guard.worker_command(), int(GRAPH_COMPUTE));
+    Bytes computed = reply(number(2, 4));
+    session.guard.from_worker(computed.data(), computed.size());
+    CHECK_EQ(session.guard.worker_command(), int(GET_TENSOR));
+    Bytes content = reply(Bytes(4, 1));
+    session.guard.from_worker(content.data(), content.size());
+    session.send(of_device(GRAPH_RECOMPUTE));
+    CHECK_EQ(session.guard.worker_command(), int(GRAPH_RECOMPUTE));
+}
+
+void a_frame_is_begun_from_its_head_to_its_last_byte() {
+    Session     session;
+    const Bytes whole = set(tensor(session.floats()), 0, Bytes(16));
+    CHECK(!session.guard.is_in_frame());
+    session.send(Bytes(whole.begin(), whole.end() - 16));
+    CHECK(session.guard.is_in_frame());
+    session.send(Bytes(15));
+    CHECK(session.guard.is_in_frame());
+    session.send(Bytes(1));
+    CHECK(!session.guard.is_in_frame());
+    const Bytes graph = sum(session);
+    session.send(Bytes(graph.begin(), graph.end() - 1));
+    CHECK(session.guard.is_in_frame());
+    session.send({ graph.back() });
+    CHECK(!session.guard.is_in_frame());
+    CHECK_EQ(session.complaint(), "");
+}
+
 // Or a verdict would depend on how fast the worker is.
 void the_guard_s_own_question_does_not_count_devices() {
     Session session;
@@ -204,6 +262,7 @@ void a_client_that_only_sends_graphs_waits_for_the_worker_at_last() {
 int main() {
     return check::run({
         TEST(a_graph_reaches_the_worker_with_its_own_addresses),
+        TEST(the_summary_of_a_graph_counts_its_nodes_by_op),
         TEST(nothing_of_a_graph_is_forwarded_before_it_is_whole),
         TEST(a_graph_of_several_pieces_and_the_next_request_arrive_in_order),
         TEST(ops_with_a_function_pointer_are_never_forwarded),
@@ -220,6 +279,8 @@ int main() {
         TEST(a_recompute_after_a_buffer_of_the_graph_was_freed_is_refused),
         TEST(a_recompute_after_any_free_is_refused_until_the_next_graph),
         TEST(the_worker_is_busy_until_a_graph_is_computed),
+        TEST(the_command_that_the_worker_is_at_is_the_first_that_it_has_not_answered),
+        TEST(a_frame_is_begun_from_its_head_to_its_last_byte),
         TEST(the_guard_s_own_question_does_not_count_devices),
         TEST(a_client_need_not_wait_for_a_graph),
         TEST(a_client_that_only_sends_graphs_waits_for_the_worker_at_last),

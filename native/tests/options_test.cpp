@@ -89,7 +89,29 @@ void limits_have_defaults() {
     CHECK_EQ(options.max_connections, 64);
     CHECK_EQ(options.handshake_timeout_s, 10);
     CHECK_EQ(options.silence_timeout_s, 3);
-    CHECK_EQ(options.lease_wait_ms, 1000);
+    CHECK_EQ(options.lease_wait_ms, 3000);
+    CHECK_EQ(options.stall_timeout_s, 30);
+    CHECK_EQ(options.compute_timeout_s, 120);
+    CHECK_EQ(options.reset_after_ms, 1000);
+}
+
+void ops_are_allowed_by_their_names() {
+    Options options;
+    CHECK_EQ(parse(ingress + Arguments{ "--allow-op", "SILU_BACK", "--allow-op", "OPT_STEP_SGD" }, options), "");
+    size_t allowed = 0;
+    for (uint32_t op = 0; op < rpcmesh::guard::OP_COUNT; ++op) {
+        allowed += options.limits.allowed_extra[op] ? 1 : 0;
+    }
+    CHECK_EQ(allowed, size_t(2));
+    CHECK(options.limits.allowed_extra[23]);  // SILU_BACK in ggml.h
+    for (const char * name : { "silu_back", "SILU_BAC", "", "23" }) {
+        Options other;
+        check::row = name;
+        CHECK_EQ(parse(ingress + Arguments{ "--allow-op", name }, other), std::string("--allow-op: ggml has no op ") + name);
+    }
+    check::row.clear();
+    Options elsewhere;
+    CHECK_EQ(parse(egress + Arguments{ "--allow-op", "SILU_BACK" }, elsewhere), "unknown option --allow-op");
 }
 
 void limits_are_held_to_their_bounds() {
@@ -104,6 +126,9 @@ void limits_are_held_to_their_bounds() {
         { "--handshake-timeout-s", &Options::handshake_timeout_s, 1, 300 },
         { "--silence-timeout-s", &Options::silence_timeout_s, 2, 300 },
         { "--lease-wait-ms", &Options::lease_wait_ms, 0, 60000 },
+        { "--stall-timeout-s", &Options::stall_timeout_s, 1, 3600 },
+        { "--compute-timeout-s", &Options::compute_timeout_s, 1, 86400 },
+        { "--reset-after-ms", &Options::reset_after_ms, 0, 60000 },
     };
     for (const Row & row : rows) {
         const std::string refusal =
@@ -228,6 +253,7 @@ int main() {
         TEST(egress_takes_its_values),
         TEST(loopback_takes_its_values),
         TEST(limits_have_defaults),
+        TEST(ops_are_allowed_by_their_names),
         TEST(limits_are_held_to_their_bounds),
         TEST(each_mode_takes_limits),
         TEST(the_last_of_two_equal_options_holds),

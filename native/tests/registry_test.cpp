@@ -298,7 +298,7 @@ void a_route_is_failing_until_it_works_again() {
 void totals_count_open_and_closed_sessions() {
     Registry registry;
     CHECK_EQ(totals_of(registry),
-             R"({"totals":{"accepted":0,"sessions":0,"bytes_in":0,"bytes_out":0,"handshake_failures":{},"refused":{}}})");
+             R"({"totals":{"accepted":0,"sessions":0,"bytes_in":0,"bytes_out":0,"handshake_failures":{},"refused":{},"last_refusal":null}})");
     const SessionPtr first  = session_of(registry);
     const SessionPtr second = session_of(registry);
     first->bytes_in         = 100;
@@ -310,8 +310,17 @@ void totals_count_open_and_closed_sessions() {
     registry.count_handshake_failure(Reason::untrusted_ca, "");
     registry.count_handshake_failure(Reason::not_tls, "node-a.w");
     registry.count_refused(name_of(Reason::lease_busy));
-    CHECK_EQ(totals_of(registry), R"({"totals":{"accepted":3,"sessions":2,"bytes_in":120,"bytes_out":1,)"
-                                  R"("handshake_failures":{"not_tls":1,"untrusted_ca":2},"refused":{"lease_busy":1}}})");
+    CHECK(shows(totals_of(registry), R"({"totals":{"accepted":3,"sessions":2,"bytes_in":120,"bytes_out":1,)"
+                                     R"("handshake_failures":{"not_tls":1,"untrusted_ca":2},"refused":{"lease_busy":1},)"));
+}
+
+void the_last_refusal_is_shown_with_what_is_known_of_it() {
+    Registry registry;
+    registry.count_refused("lease_busy", "rpcmesh/rpc/w");
+    CHECK(shows(totals_of(registry), R"("last_refusal":{"reason":"lease_busy","route":"rpcmesh/rpc/w","detail":"","at":"20)"));
+    registry.count_refused("op_forbidden", "rpcmesh/rpc/v", "CUSTOM: \"never\"");
+    CHECK(shows(totals_of(registry), R"("refused":{"lease_busy":1,"op_forbidden":1},)"
+                                     R"("last_refusal":{"reason":"op_forbidden","route":"rpcmesh/rpc/v","detail":"CUSTOM: \"never\"","at":"20)"));
 }
 
 void stopping_cuts_all_and_waits_for_the_last() {
@@ -392,6 +401,7 @@ int main() {
         TEST(status_shows_established_sessions_only),
         TEST(a_route_is_failing_until_it_works_again),
         TEST(totals_count_open_and_closed_sessions),
+        TEST(the_last_refusal_is_shown_with_what_is_known_of_it),
         TEST(stopping_cuts_all_and_waits_for_the_last),
         TEST(all_of_it_at_once_adds_up),
     });

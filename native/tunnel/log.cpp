@@ -9,8 +9,6 @@
 
 namespace rpcmesh {
 
-namespace {
-
 std::string utc_now() {
     timeval now;
     gettimeofday(&now, nullptr);
@@ -21,8 +19,6 @@ std::string utc_now() {
     std::snprintf(text + length, sizeof(text) - length, ".%03dZ", static_cast<int>(now.tv_usec / 1000));
     return text;
 }
-
-}  // namespace
 
 void begin_log_line(Json & line, const char * level, const char * event) {
     line.open_object().field("ts", utc_now()).field("level", level).field("event", event);

@@ -14,7 +14,8 @@ const char * const usage =
     "       rpcmesh-tunnel loopback --listen 127.0.0.1:PORT --to PATH [--status PATH]\n"
     "       rpcmesh-tunnel --version\n"
     "       ingress takes also: --memory-mib N (65536)  --allow-op NAME, for each op that no rule is known for\n"
-    "limits: --max-connections N (64)  --handshake-timeout-s N (10)  --silence-timeout-s N (3)  --lease-wait-ms N (1000)\n";
+    "                           --stall-timeout-s N (30)  --compute-timeout-s N (120)  --reset-after-ms N (1000)\n"
+    "limits: --max-connections N (64)  --handshake-timeout-s N (10)  --silence-timeout-s N (3)  --lease-wait-ms N (3000)\n";
 
 namespace {
 
@@ -51,6 +52,9 @@ constexpr Number numbers[] = {
     { "--handshake-timeout-s", &Options::handshake_timeout_s, 1, 300 },
     { "--silence-timeout-s", &Options::silence_timeout_s, 2, 300 },
     { "--lease-wait-ms", &Options::lease_wait_ms, 0, 60'000 },
+    { "--stall-timeout-s", &Options::stall_timeout_s, 1, 3600 },
+    { "--compute-timeout-s", &Options::compute_timeout_s, 1, 86'400 },
+    { "--reset-after-ms", &Options::reset_after_ms, 0, 60'000 },
     { "--memory-mib", &Options::memory_mib, 1, 1 << 30 },
 };
 

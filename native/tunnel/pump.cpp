@@ -1,224 +1,51 @@
 #include "pump.h"
 
 #include <poll.h>
-#include <sys/socket.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 
 namespace rpcmesh {
 
 namespace {
 
-constexpr size_t BUFFER_BYTES = 256 * 1024;
-// How often a connection with unacknowledged bytes is looked at.
-constexpr int    SILENCE_CHECK_MS = 500;
+using std::chrono::milliseconds;
 
-bool would_block() {
-    return errno == EAGAIN || errno == EWOULDBLOCK;
+// How often it is looked at who keeps whom waiting; more often once the client has left.
+constexpr milliseconds LOOK(500);
+constexpr milliseconds LAST_LOOKS(50);
+
+bool has_input(int fd) {
+    pollfd watched = { fd, POLLIN, 0 };
+    return poll(&watched, 1, 0) > 0;
 }
-
-// One direction: bytes that were read and not yet written, and bytes of the guard's own that follow them.
-class Flow {
-public:
-    Flow() : buffer_(BUFFER_BYTES) {}
-
-    // Whether there is something to write: bytes that were passed, or the guard's.
-    bool   pending() const { return passed_ > 0 || has_own(); }
-    bool   has_own() const { return own_sent_ < own_.size(); }
-    bool   can_read() const { return !pending() && end_ - begin_ < buffer_.size(); }
-    // Whether the guard has nothing more to do here before more bytes come.
-    bool   settled() const { return settled_; }
-    void   set_settled(bool settled) { settled_ = settled; }
-
-    void preload(const Early & early) {
-        std::copy(early.bytes.begin(), early.bytes.end(), buffer_.begin());
-        end_    = early.bytes.size();
-        passed_ = early.passed;
-    }
-
-    size_t read_from(End & end) {
-        if (begin_ > 0) {
-            std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
-            end_ -= begin_;
-            begin_ = 0;
-        }
-        const size_t got = end.read(buffer_.data() + end_, buffer_.size() - end_);
-        end_ += got;
-        return got;
-    }
-
-    size_t write_to(End & end) {
-        if (passed_ > 0) {
-            const size_t written = end.write(buffer_.data() + begin_, passed_);
-            begin_ += written;
-            passed_ -= written;
-            return written;
-        }
-        const size_t written = end.write(own_.data() + own_sent_, own_.size() - own_sent_);
-        own_sent_ += written;
-        if (!has_own()) {
-            own_.clear();
-            own_sent_ = 0;
-        }
-        return written;
-    }
-
-    uint8_t * held() { return buffer_.data() + begin_ + passed_; }
-    size_t    held_size() const { return end_ - begin_ - passed_; }
-    void      pass(size_t size) { passed_ += size; }
-
-    // Forgets the first of the held bytes.
-    void drop(size_t size) {
-        std::memmove(held(), held() + size, held_size() - size);
-        end_ -= size;
-    }
-
-    // The guard's bytes go out behind what was passed so far, and before what is passed later.
-    void append(const std::vector<uint8_t> & bytes) { own_.insert(own_.end(), bytes.begin(), bytes.end()); }
-
-private:
-    std::vector<uint8_t> buffer_;
-    size_t               begin_  = 0;
-    size_t               end_    = 0;
-    size_t               passed_ = 0;
-    std::vector<uint8_t> own_;
-    size_t               own_sent_ = 0;
-    bool                 settled_  = true;
-};
-
-}  // namespace
-
-size_t End::read(uint8_t * data, size_t size) {
-    return tls_ ? read_tls(data, size) : read_plain(data, size);
-}
-
-size_t End::read_plain(uint8_t * data, size_t size) {
-    const ssize_t got = receive_some(fd(), data, size);
-    has_more_         = got == static_cast<ssize_t>(size);
-    if (got > 0) {
-        return static_cast<size_t>(got);
-    }
-    if (got == 0) {
-        read_ended_ = true;
-    } else if (!would_block()) {
-        broken_ = true;
-    }
-    return 0;
-}
-
-size_t End::read_tls(uint8_t * data, size_t size) {
-    // Static per thread rather than per end: ciphertext does not stay here.
-    thread_local std::vector<uint8_t> ciphertext(BUFFER_BYTES);
-    size_t                            total = 0;
-    bool                              asked = false;
-    while (total < size) {
-        const long got = tls_->read(data + total, size - total);
-        if (got > 0) {
-            total += static_cast<size_t>(got);
-            continue;
-        }
-        if (got < 0) {
-            (tls_->failed() ? broken_ : read_ended_) = true;
-            break;
-        }
-        // One system call a turn: a short read says that the socket is empty, and asking again would only cost.
-        if (asked) {
-            break;
-        }
-        asked               = true;
-        const ssize_t fresh = receive_some(fd(), ciphertext.data(), ciphertext.size());
-        if (fresh > 0) {
-            tls_->feed(ciphertext.data(), static_cast<size_t>(fresh));
-            has_more_ = fresh == static_cast<ssize_t>(ciphertext.size());
-            continue;
-        }
-        has_more_ = false;
-        // A TCP end without TLS's close_notify is a cut connection, not an end in order.
-        broken_ = fresh == 0 || !would_block();
-        break;
-    }
-    if (total == size) {
-        has_more_ = true;
-    }
-    return total;
-}
-
-size_t End::write(const uint8_t * data, size_t size) {
-    if (!tls_) {
-        const ssize_t sent = send_some(fd(), data, size);
-        if (sent >= 0) {
-            return static_cast<size_t>(sent);
-        }
-        broken_ = broken_ || !would_block();
-        return 0;
-    }
-    if (has_unsent() && !flush()) {
-        return 0;
-    }
-    if (!tls_->write(data, size)) {
-        broken_ = true;
-        return 0;
-    }
-    flush();
-    return size;
-}
-
-bool End::flush() {
-    const uint8_t * data = nullptr;
-    while (const size_t size = tls_ ? tls_->pending(&data) : 0) {
-        const ssize_t sent = send_some(fd(), data, size);
-        if (sent < 0) {
-            broken_ = broken_ || !would_block();
-            return false;
-        }
-        tls_->sent(static_cast<size_t>(sent));
-    }
-    return true;
-}
-
-bool End::has_unsent() const {
-    const uint8_t * data = nullptr;
-    return tls_ && tls_->pending(&data) > 0;
-}
-
-void End::end_write() {
-    if (write_ended_) {
-        return;
-    }
-    write_ended_ = true;
-    if (tls_) {
-        tls_->close_write();
-        flush();
-    } else {
-        shutdown(fd(), SHUT_WR);
-    }
-}
-
-namespace {
 
 class Pump {
 public:
-    Pump(End & far, End & near, guard::Guard * guard, Session & session, int silence_ms) :
+    Pump(End & far, End & near, guard::Guard * guard, Session & session, const Patience & patience) :
         far_(far),
         near_(near),
         guard_(guard),
         session_(session),
-        silence_(silence_ms) {}
+        silence_(patience.silence_ms),
+        frame_clock_(milliseconds(patience.stall_ms)),
+        answer_clock_(milliseconds(patience.stall_ms)),
+        worker_clock_(milliseconds(patience.compute_ms)),
+        farewell_clock_(milliseconds(patience.reset_after_ms)) {}
 
-    Reason run(const Early & early) {
+    Ended run(const Early & early) {
         inward_.preload(early);
-        for (;;) {
-            const Reason verdict = turn();
-            if (verdict != Reason::none) {
-                return verdict;
+        Ended ended;
+        while (ended.reason == Reason::none) {
+            ended.reason = turn();
+            if (ended.reason == Reason::none) {
+                ended.reason = look();
             }
-            const Reason waited = wait();
-            if (waited != Reason::none) {
-                return waited;
+            if (ended.reason == Reason::none) {
+                ended.reason = wait();
             }
         }
+        ended.worker_left = worker_left_ || ended.reason == Reason::local_closed;
+        ended.delivered   = !inward_.pending();
+        ended.overdue     = overdue_;
+        return ended;
     }
 
 private:
@@ -228,8 +55,10 @@ private:
         while (moved) {
             moved               = false;
             if (!turn_inward(moved) || !turn_outward(moved)) {
-                return Reason::frame_invalid;
+                return guard_->finding().refusal == guard::Refusal::reply_invalid ? Reason::reply_invalid : Reason::frame_invalid;
             }
+            // After its client a worker leaves in order, unless it still owes an answer to what it got.
+            worker_left_ = worker_left_ || (near_.ended() && (!far_.ended() || (worker_is_busy() && !inward_.pending())));
             if (far_.broken()) {
                 return Reason::peer_closed;
             }
@@ -322,6 +151,43 @@ private:
         return true;
     }
 
+    // Who keeps whom waiting, by the clock: a side that talks all the time would keep poll from ever timing out.
+    Reason look() {
+        const TimePoint now = Clock::now();
+        if (now < next_look_) {
+            return Reason::none;
+        }
+        next_look_ = now + look_interval();
+        if (silence_.look(far_.fd(), now)) {
+            return Reason::peer_silent;
+        }
+        if (guard_ == nullptr) {
+            return Reason::none;
+        }
+        if (frame_clock_.look(client_owes_a_frame(), far_.received(), now) ||
+            answer_clock_.look(outward_.pending() || far_.has_unsent(), far_.taken(), now)) {
+            return Reason::peer_stalled;
+        }
+        if (worker_clock_.look(worker_owes(), near_.received() + (worker_is_busy() ? 0 : near_.taken()), now)) {
+            return Reason::compute_timeout;
+        }
+        overdue_ = farewell_clock_.look(far_.read_ended(), near_.received() + far_.taken(), now);
+        return overdue_ ? Reason::peer_closed : Reason::none;
+    }
+
+    milliseconds look_interval() const { return guard_ != nullptr && far_.read_ended() ? LAST_LOOKS : LOOK; }
+
+    bool worker_is_busy() const { return guard_ != nullptr && guard_->worker_is_busy(); }
+
+    // It has an answer to give, or bytes to take. One that has spoken waits for us to listen.
+    bool worker_owes() const { return (worker_is_busy() || inward_.pending()) && !has_input(near_.fd()); }
+
+    // The rest of one that it began. Idle between two frames it owes nothing.
+    bool client_owes_a_frame() const {
+        const bool begun = guard_->is_in_frame() || inward_.held_size() > 0;
+        return begun && inward_.settled() && !inward_.pending() && !far_.read_ended() && !worker_owes();
+    }
+
     Reason wait() {
         const bool    far_writes  = far_.has_unsent() || outward_.pending();
         const bool    near_writes = near_.has_unsent() || inward_.pending();
@@ -330,15 +196,7 @@ private:
             watch(near_, near_hung_up_, outward_.can_read() && !far_.has_unsent() && !near_.read_ended(), near_writes),
             { session_.wake.read.get(), POLLIN, 0 },
         };
-        const int ready = poll(watched, 3, SILENCE_CHECK_MS);
-        // By the clock: a local end that talks all the time would keep poll from ever timing out.
-        const TimePoint now = Clock::now();
-        if (now >= next_look_) {
-            next_look_ = now + std::chrono::milliseconds(SILENCE_CHECK_MS);
-            if (silence_.look(far_.fd(), now)) {
-                return Reason::peer_silent;
-            }
-        }
+        const int ready = poll(watched, 3, static_cast<int>(look_interval().count()));
         if (ready <= 0) {
             return Reason::none;
         }
@@ -381,6 +239,10 @@ private:
     guard::Guard * guard_;
     Session &      session_;
     Silence        silence_;
+    StallClock     frame_clock_;
+    StallClock     answer_clock_;
+    StallClock     worker_clock_;
+    StallClock     farewell_clock_;
     TimePoint      next_look_ = Clock::now();
     Flow           inward_;
     Flow           outward_;
@@ -389,12 +251,14 @@ private:
     bool         near_ready_   = true;
     bool         far_hung_up_  = false;
     bool         near_hung_up_ = false;
+    bool         worker_left_  = false;
+    bool         overdue_      = false;
 };
 
 }  // namespace
 
-Reason pump(End & far, End & near, const Early & early, guard::Guard * guard, Session & session, int silence_ms) {
-    return Pump(far, near, guard, session, silence_ms).run(early);
+Ended pump(End & far, End & near, const Early & early, guard::Guard * guard, Session & session, const Patience & patience) {
+    return Pump(far, near, guard, session, patience).run(early);
 }
 
 }  // namespace rpcmesh

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <utility>
 
+#include "log.h"
+
 namespace rpcmesh {
 
 namespace {
@@ -38,7 +40,7 @@ std::shared_ptr<Session> Registry::open(const std::string & remote, size_t limit
     auto session = std::make_shared<Session>();
     // Without its pipe a session could not be cut.
     if (!session->wake.read.valid() || !make_room(limit)) {
-        ++refused_[name_of(Reason::too_many_connections)];
+        note_refused(name_of(Reason::too_many_connections), "", "");
         return nullptr;
     }
     session->id     = next_id_++;
@@ -106,9 +108,14 @@ void Registry::forget_failures_but(const Routes & routes) {
     }
 }
 
-void Registry::count_refused(const char * why) {
+void Registry::count_refused(const char * why, const std::string & route, const std::string & detail) {
     const std::lock_guard<std::mutex> lock(mutex_);
+    note_refused(why, route, detail);
+}
+
+void Registry::note_refused(const char * why, const std::string & route, const std::string & detail) {
     ++refused_[why];
+    last_refused_ = { why, route, detail, utc_now() };
 }
 
 void Registry::cut_if(std::function<Reason(const Session &)> why) {
@@ -128,6 +135,7 @@ void Registry::cut_if(std::function<Reason(const Session &)> why) {
 
 void Registry::cut_all_and_wait() {
     std::unique_lock<std::mutex> lock(mutex_);
+    stopping_ = true;
     for (const auto & [id, session] : sessions_) {
         session->cut(Reason::stopping);
     }
@@ -190,6 +198,17 @@ void Registry::write_totals(Json & json) {
     json.field("accepted", accepted_).field("sessions", established_).field("bytes_in", in).field("bytes_out", out);
     write_counts(json, "handshake_failures", handshake_failures_);
     write_counts(json, "refused", refused_);
+    json.key("last_refusal");
+    if (last_refused_.reason.empty()) {
+        json.null();
+    } else {
+        json.open_object()
+            .field("reason", last_refused_.reason)
+            .field("route", last_refused_.route)
+            .field("detail", last_refused_.detail)
+            .field("at", last_refused_.at)
+            .close_object();
+    }
     json.close_object();
 }
 

@@ -55,14 +55,16 @@ public:
     void count_handshake_failure(Reason reason, const std::string & route);
     // Drops the failures of routes that are no longer there.
     void forget_failures_but(const Routes & routes);
-    // `why` is a word of Reason or of guard::Refusal.
-    void count_refused(const char * why);
+    // `why` is a word of Reason or of guard::Refusal; the last one is shown with its `detail` and `route`, where known.
+    void count_refused(const char * why, const std::string & route = "", const std::string & detail = "");
 
     // Cuts the established sessions for which `why` gives a reason, now and as they come: a handshake that began before
     // a reload is judged by what holds after it.
     void cut_if(std::function<Reason(const Session &)> why);
     // Cuts all, and waits until every session's thread is done with it.
     void cut_all_and_wait();
+    // Whether cut_all_and_wait was called.
+    bool is_stopping() const { return stopping_; }
 
     // One holder a worker. Waits at most `wait_ms` for the present one to leave. A cut session gives up at once.
     bool take_lease(const std::string & worker, const Session & session, int wait_ms);
@@ -72,7 +74,16 @@ public:
     void write_totals(Json & json);
 
 private:
+    struct Refused {
+        std::string reason;
+        std::string route;
+        std::string detail;
+        std::string at;
+    };
+
     bool make_room(size_t limit);
+    // Of whoever holds mutex_.
+    void note_refused(const char * why, const std::string & route, const std::string & detail);
 
     std::mutex                                    mutex_;
     std::function<Reason(const Session &)>        why_cut_;
@@ -87,6 +98,8 @@ private:
     std::map<std::string, uint64_t>               handshake_failures_;
     std::map<std::string, Reason>                 failing_routes_;
     std::map<std::string, uint64_t>               refused_;
+    Refused                                       last_refused_;
+    std::atomic<bool>                             stopping_{ false };
 };
 
 }  // namespace rpcmesh

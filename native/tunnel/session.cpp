@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "log.h"
+#include "parting.h"
 #include "pump.h"
 
 namespace rpcmesh {
@@ -13,6 +14,7 @@ namespace rpcmesh {
 namespace {
 
 constexpr int CONNECT_TIMEOUT_S = 3;
+constexpr int WORKER_RETRY_MS   = 10;
 
 // Closes the session in the registry when its thread is done, however it ends.
 class Ending {
@@ -95,7 +97,7 @@ void refuse(Registry & registry, const Session & session, Reason reason) {
     if (reason == Reason::stopping || session.cut_reason != Reason::none) {
         reason = session.cut_reason;
     }
-    registry.count_refused(name_of(reason));
+    registry.count_refused(name_of(reason), session.established ? session.route : "");
     log_session("warning", "session_refused", session, reason);
 }
 
@@ -192,7 +194,7 @@ Reason read_hello(int fd, TlsStream & tls, int wake_fd, TimePoint deadline, guar
 
 // What the guard found, for the log. The peer hears nothing of it.
 void refuse_frame(Registry & registry, const Session & session, const guard::Finding & finding) {
-    registry.count_refused(guard::name_of(finding.refusal));
+    registry.count_refused(guard::name_of(finding.refusal), session.route, finding.detail);
     log_line("warning", "frame_refused", [&](Json & line) {
         line.field("session", session.id)
             .field("remote", session.remote)
@@ -209,13 +211,28 @@ void refuse_frame(Registry & registry, const Session & session, const guard::Fin
     });
 }
 
-void run_pump(const Options & options, End & far, End & near, const Early & early, guard::Guard * guard, Session & session,
-              Registry & registry) {
-    const Reason reason = pump(far, near, early, guard, session, options.silence_timeout_s * 1000 - 500);
-    if (reason == Reason::frame_invalid) {
+Ended run_pump(const Options & options, End & far, End & near, const Early & early, guard::Guard * guard, Session & session,
+               Registry & registry) {
+    const Patience patience = { options.silence_timeout_s * 1000 - 500, options.stall_timeout_s * 1000, options.compute_timeout_s * 1000,
+                                options.reset_after_ms };
+    const Ended    ended    = pump(far, near, early, guard, session, patience);
+    if (ended.reason == Reason::frame_invalid || ended.reason == Reason::reply_invalid) {
         refuse_frame(registry, session, guard->finding());
+    } else if (ended.reason == Reason::peer_stalled || ended.reason == Reason::compute_timeout) {
+        registry.count_refused(name_of(ended.reason), session.route);
     }
-    log_closed(session, reason);
+    return ended;
+}
+
+// A worker that is just being started again is waited for. Nothing tells when a socket is there, so it is tried.
+Fd connect_worker(const std::string & path, int wake_fd, TimePoint deadline) {
+    for (;;) {
+        Fd     fd    = connect_unix(path);
+        pollfd waked = { wake_fd, POLLIN, 0 };
+        if (fd.valid() || Clock::now() >= deadline || poll(&waked, 1, WORKER_RETRY_MS) > 0) {
+            return fd;
+        }
+    }
 }
 
 }  // namespace
@@ -246,25 +263,34 @@ void serve_ingress(const Options & options, Registry & registry, Incoming incomi
     Early                         early;
     std::unique_ptr<guard::Guard> guard;
     std::unique_ptr<Lease>        lease;
+    TimePoint                     worker_by = Clock::now();
     if (route.is_rpc()) {
         guard                = std::make_unique<guard::Guard>(options.limits);
         const Reason refusal = read_hello(incoming.fd.get(), *tls, wake, deadline, *guard, early);
         if (refusal != Reason::none) {
             return refuse(registry, session, refusal);
         }
-        lease = std::make_unique<Lease>(registry, route.name, session, options.lease_wait_ms);
+        worker_by = Clock::now() + std::chrono::milliseconds(options.lease_wait_ms);
+        lease     = std::make_unique<Lease>(registry, route.name, session, options.lease_wait_ms);
         if (!lease->held()) {
             return refuse(registry, session, Reason::lease_busy);
         }
         session.bytes_in += early.bytes.size();
     }
-    End near(connect_unix(route.unix_path));
+    End near(connect_worker(route.unix_path, wake, worker_by));
     if (near.fd() < 0) {
         return refuse(registry, session, Reason::worker_unreachable);
     }
     log_opened(session);
-    End far(std::move(incoming.fd), std::move(tls));
-    run_pump(options, far, near, early, guard.get(), session, registry);
+    Ended ended;
+    {
+        End far(std::move(incoming.fd), std::move(tls));
+        ended = run_pump(options, far, near, early, guard.get(), session, registry);
+    }
+    if (guard) {
+        part_with_worker(options, registry, session, *guard, route.unix_path, near, ended);
+    }
+    log_closed(session, ended.reason);
 }
 
 void serve_egress(const Options & options, Registry & registry, Incoming incoming, const Route & route) {
@@ -295,7 +321,7 @@ void serve_egress(const Options & options, Registry & registry, Incoming incomin
     log_opened(session);
     End far(std::move(fd), std::move(tls));
     End near(std::move(incoming.fd));
-    run_pump(options, far, near, {}, nullptr, session, registry);
+    log_closed(session, run_pump(options, far, near, {}, nullptr, session, registry).reason);
 }
 
 void serve_loopback(const Options & options, Registry & registry, Incoming incoming) {
@@ -308,7 +334,7 @@ void serve_loopback(const Options & options, Registry & registry, Incoming incom
     }
     registry.established(session, "loopback", "", "", "", "");
     End far(std::move(incoming.fd));
-    run_pump(options, far, near, {}, nullptr, session, registry);
+    log_closed(session, run_pump(options, far, near, {}, nullptr, session, registry).reason);
 }
 
 }  // namespace rpcmesh

@@ -382,7 +382,7 @@ def test_a_worker_that_says_what_nobody_asked_for_ends_the_session(mesh: Mesh) -
         greet(connection).send(frame(Command.DEVICE_COUNT))
         with contextlib.suppress(ConnectionError, ssl.SSLError):
             assert receive(connection, 24) in (b"", reply(u32(1)))
-        assert node.tunnel.wait_closed() == "frame_invalid"
+        assert node.tunnel.wait_closed() == "reply_invalid"
         assert node.tunnel.status().totals.refused == {"reply_invalid": 1}
 
 

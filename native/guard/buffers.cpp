@@ -76,7 +76,7 @@ Finding Buffers::check_range(const Tensor & tensor, Wide size) const {
     if (buffer == nullptr || buffer->real_base == 0) {
         return finding(Refusal::buffer_unknown, "buffer " + std::to_string(tensor.buffer) + " is not one of this session");
     }
-    if (tensor.data < buffer->base || Wide(tensor.data) + size > Wide(buffer->base) + buffer->size) {
+    if (tensor.data < buffer->base || size > buffer->size || tensor.data - buffer->base > buffer->size - static_cast<uint64_t>(size)) {
         return finding(Refusal::tensor_bounds, "tensor at " + std::to_string(tensor.data) + " leaves its buffer of " +
                                                    std::to_string(buffer->size) + " bytes at " + std::to_string(buffer->base));
     }

@@ -106,9 +106,11 @@ private:
 // What is known of a tensor beside what it says.
 struct Known {
     std::array<uint32_t, MAX_SOURCES> sources;  // places, NO_TENSOR where there is none
-    uint32_t                          depth;
-    bool                              listed;  // among the nodes
-    bool                              held;    // its bytes lie in a buffer of the graph's device
+    size_t                            slots = 0;  // of these, up to the last that is one
+    uint64_t                          bytes = 0;  // where it lies in a buffer
+    uint32_t                          depth = 1;
+    bool                              listed = false;  // among the nodes
+    bool                              held = false;    // its bytes lie in a buffer of the graph's device
 };
 
 class Graph {
@@ -171,10 +173,12 @@ Finding Graph::check_place_in_memory(uint32_t place, const Buffers & buffers) {
     if (tensor.buffer == 0) {
         return tensor.data == 0 ? Finding{} : refused(Refusal::buffer_unknown, "an address without a buffer");
     }
-    if (Finding finding = buffers.check_range(tensor, bytes_of(tensor))) {
+    const Wide bytes = bytes_of(tensor);
+    if (Finding finding = buffers.check_range(tensor, bytes)) {
         return finding;
     }
-    known_[place].held = buffers.find(tensor.buffer)->device == summary_.device;
+    known_[place].bytes = static_cast<uint64_t>(bytes);
+    known_[place].held  = buffers.find(tensor.buffer)->device == summary_.device;
     return rows(tensor) * row_bytes(tensor) <= spread_ ? Finding{} :
                                                          refused(Refusal::tensor_shape, "a tensor larger than the session's memory");
 }
@@ -188,16 +192,13 @@ Finding Graph::check_view(uint32_t place, uint32_t source, uint64_t offset) cons
     if (tensor.buffer != whole.buffer || tensor.data != whole.data + offset) {
         return refused(Refusal::tensor_bounds, "a view is not where it says");
     }
-    const Wide bytes = bytes_of(tensor);
-    return bytes == 0 || offset + bytes <= bytes_of(whole) ? Finding{} : refused(Refusal::tensor_bounds, "a view leaves its source");
+    const uint64_t bytes = known_[place].bytes;
+    return bytes == 0 || Wide(offset) + bytes <= known_[source].bytes ? Finding{} :
+                                                                        refused(Refusal::tensor_bounds, "a view leaves its source");
 }
 
 // Places are filled one by one, so whatever is found stands earlier.
 bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found) {
-    found = NO_TENSOR;
-    if (id == 0) {
-        return true;
-    }
     found = places_.find(id);
     if (found == place) {
         return itself_allowed;
@@ -211,10 +212,13 @@ bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & f
 Finding Graph::check_references(uint32_t place, const References & references, const GraphLimits & limits) {
     Known &  known    = known_[place];
     uint32_t view_src = NO_TENSOR;
-    bool     all      = reach(place, references.view_src, false, view_src);
+    bool     all      = references.view_src == 0 || reach(place, references.view_src, false, view_src);
     for (size_t i = 0; i < MAX_SOURCES; ++i) {
-        // ggml_cast gives its result as its own second source.
-        all = reach(place, references.src[i], tensors_[place].op == OP_CPY && i == 1, known.sources[i]) && all;
+        if (references.src[i] != 0) {
+            // ggml_cast gives its result as its own second source.
+            all         = reach(place, references.src[i], tensors_[place].op == OP_CPY && i == 1, known.sources[i]) && all;
+            known.slots = i + 1;
+        }
     }
     if (!all) {
         return refused(Refusal::graph_reference, "tensor " + std::to_string(place) + " refers to itself, to a later one or to none");
@@ -229,9 +233,8 @@ Finding Graph::check_tensor(uint32_t place, const Buffers & buffers, const Graph
     const References references = read_references(entries_ + TENSOR_BYTES * place);
     const Tensor &   tensor     = tensors_[place];
     Known &          known      = known_[place];
-    known.depth                 = 1;
-    known.listed                = false;
-    known.held                  = false;
+    known                       = Known{};
+    known.sources.fill(NO_TENSOR);
     if (references.id == 0 || !places_.add(references.id)) {
         return refused(Refusal::graph_reference, "tensor " + std::to_string(place) + " has id " + std::to_string(references.id));
     }
@@ -249,19 +252,18 @@ Finding Graph::check_tensor(uint32_t place, const Buffers & buffers, const Graph
 
 Node Graph::node_of(uint32_t place) const {
     const Known & known = known_[place];
-    const auto    at    = [this](uint32_t source) { return source == NO_TENSOR ? nullptr : &tensors_[source]; };
-    Node          node;
-    node.self = &tensors_[place];
-    for (size_t i = 0; i < MAX_SOURCES; ++i) {
-        node.src[i] = at(known.sources[i]);
+    Node          node  = { &tensors_[place], {} };
+    for (size_t i = 0; i < known.slots; ++i) {
+        node.src[i] = known.sources[i] == NO_TENSOR ? nullptr : &tensors_[known.sources[i]];
     }
     return node;
 }
 
 bool Graph::lies_on_the_device(uint32_t place) const {
-    bool held = known_[place].held;
-    for (uint32_t source : known_[place].sources) {
-        held = held && (source == NO_TENSOR || known_[source].held);
+    const Known & known = known_[place];
+    bool          held  = known.held;
+    for (size_t i = 0; i < known.slots; ++i) {
+        held = held && (known.sources[i] == NO_TENSOR || known_[known.sources[i]].held);
     }
     return held;
 }

@@ -66,14 +66,6 @@ const Type & type_of(uint32_t type) {
     return type < TYPE_COUNT ? types[type] : no_type;
 }
 
-Wide elements(const Tensor & tensor) {
-    return rows(tensor) * tensor.ne[0];
-}
-
-Wide rows(const Tensor & tensor) {
-    return Wide(uint64_t(tensor.ne[1]) * tensor.ne[2]) * tensor.ne[3];
-}
-
 Wide bytes_of(const Tensor & tensor) {
     const Type & type = type_of(tensor.type);
     if (is_empty(tensor) || type.bytes == 0) {
@@ -110,10 +102,6 @@ bool is_contiguous(const Tensor & tensor) {
         next *= tensor.ne[i];
     }
     return true;
-}
-
-bool is_empty(const Tensor & tensor) {
-    return tensor.ne[0] == 0 || tensor.ne[1] == 0 || tensor.ne[2] == 0 || tensor.ne[3] == 0;
 }
 
 Finding check_type_and_shape(const Tensor & tensor) {

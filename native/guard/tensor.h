@@ -57,12 +57,21 @@ struct Type {
 const Type & type_of(uint32_t type);  // for type >= TYPE_COUNT one with 0 bytes
 
 // Elements, rows (ne1*ne2*ne3), the bytes that ggml_nbytes would give, those of one contiguous row (ggml_row_size).
-Wide elements(const Tensor & tensor);
-Wide rows(const Tensor & tensor);
 Wide bytes_of(const Tensor & tensor);
 Wide row_bytes(const Tensor & tensor);
 bool is_contiguous(const Tensor & tensor);
-bool is_empty(const Tensor & tensor);
+
+inline Wide rows(const Tensor & tensor) {
+    return Wide(uint64_t(tensor.ne[1]) * tensor.ne[2]) * tensor.ne[3];
+}
+
+inline Wide elements(const Tensor & tensor) {
+    return rows(tensor) * tensor.ne[0];
+}
+
+inline bool is_empty(const Tensor & tensor) {
+    return tensor.ne[0] == 0 || tensor.ne[1] == 0 || tensor.ne[2] == 0 || tensor.ne[3] == 0;
+}
 
 // Type known, ne[0] a multiple of the block, no dimension beyond INT32_MAX (kernels count in ints), nb[0] at least the
 // bytes of a block, elements within `MAX_ELEMENTS`. Dimensions of 0 pass: such a tensor is empty.

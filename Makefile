@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench bench-guard fuzz coverage clean
+FUZZ_S ?= 3600
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,6 +39,15 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 
 bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RPC
 	@$(BIN)/rpcmesh bench tunnel
+
+bench-guard: $(STAMP) ## what the guard costs: a graph, payloads, decoding with it and without
+	@$(BIN)/rpcmesh bench guard
+
+fuzz: $(STAMP) ## the guard and the tunnel against made-up bytes, FUZZ_S seconds; what is found stays in the cache
+	@$(BIN)/python tests/unit/native/fuzzing.py --seconds $(FUZZ_S)
+
+coverage: $(STAMP) ## how much of the guard its tests reach, by line and branch; fails below 95 %
+	@$(BIN)/python tests/unit/native/guard_coverage.py
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -72,15 +72,15 @@ const Buffer * Buffers::find_real(uint64_t real_handle) const {
 }
 
 Finding Buffers::check_range(const Tensor & tensor, Wide size) const {
+    if (holds(tensor, size)) {
+        return {};
+    }
     const Buffer * buffer = find(tensor.buffer);
     if (buffer == nullptr || buffer->real_base == 0) {
         return finding(Refusal::buffer_unknown, "buffer " + std::to_string(tensor.buffer) + " is not one of this session");
     }
-    if (tensor.data < buffer->base || size > buffer->size || tensor.data - buffer->base > buffer->size - static_cast<uint64_t>(size)) {
-        return finding(Refusal::tensor_bounds, "tensor at " + std::to_string(tensor.data) + " leaves its buffer of " +
-                                                   std::to_string(buffer->size) + " bytes at " + std::to_string(buffer->base));
-    }
-    return {};
+    return finding(Refusal::tensor_bounds, "tensor at " + std::to_string(tensor.data) + " leaves its buffer of " +
+                                               std::to_string(buffer->size) + " bytes at " + std::to_string(buffer->base));
 }
 
 }  // namespace rpcmesh::guard

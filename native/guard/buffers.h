@@ -47,7 +47,12 @@ public:
     const Buffer * find_real(uint64_t real_handle) const;
     uint64_t       allocated() const { return allocated_; }
 
-    // `size` bytes from `data` (a client's address) lie in `tensor.buffer`.
+    // Whether `size` bytes from `data` (a client's address) lie in `tensor.buffer`; and if not, why.
+    bool holds(const Tensor & tensor, Wide size) const {
+        const Buffer * buffer = find(tensor.buffer);
+        return buffer != nullptr && buffer->real_base != 0 && tensor.data >= buffer->base && size <= buffer->size &&
+               tensor.data - buffer->base <= buffer->size - static_cast<uint64_t>(size);
+    }
     Finding check_range(const Tensor & tensor, Wide size) const;
 
 private:

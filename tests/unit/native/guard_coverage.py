@@ -6,6 +6,7 @@ Clang's instrumentation counts both outcomes of every condition in the source, a
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from rpcmesh.native_build import programs
 LEAST_PERCENT = 95.0
 KINDS = ("lines", "branches")
 NATIVE = paths.shipped("native")
+RECORDINGS = Path(__file__).parents[2] / "recordings"
 OPTIONS = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-fprofile-instr-generate -fcoverage-mapping")
 
 
@@ -41,17 +43,19 @@ def measured() -> dict[str, Any]:
             cxx=tools["clang++"],
         ) as objects,
     ):
-        ran = sorted((objects / "bin").glob("guard_*_test"))
-        inputs = sorted(map(str, (objects.parent / "native" / "fuzz" / "corpus" / "guard").glob("*")))
-        fuzz = objects / "bin" / "guard_fuzz"
+        for packed in RECORDINGS.glob("*.xz"):
+            (Path(scratch) / packed.stem).write_bytes(lzma.decompress(packed.read_bytes()))
+        runs: dict[Path, list[Path]] = {test: [] for test in sorted((objects / "bin").glob("guard_*_test"))}
+        runs[objects / "bin" / "guard_fuzz"] = sorted((NATIVE / "fuzz" / "corpus" / "guard").iterdir())
+        runs[objects / "bin" / "guard_replay"] = sorted(Path(scratch).glob("*.rec"))
         profiles = {**os.environ, "LLVM_PROFILE_FILE": f"{scratch}/%p.profraw"}
-        for command in [*([str(test)] for test in ran), [str(fuzz), *inputs]]:
-            subprocess.run(command, check=True, env=profiles, stdout=subprocess.DEVNULL)
+        for program, inputs in runs.items():
+            subprocess.run([program, *inputs], check=True, env=profiles, stdout=subprocess.DEVNULL)
         merged = f"{scratch}/all.profdata"
-        raw = sorted(map(str, Path(scratch).glob("*.profraw")))
+        raw = sorted(Path(scratch).glob("*.profraw"))
         subprocess.run([str(tools["llvm-profdata"]), "merge", "-sparse", *raw, "-o", merged], check=True)
-        others = [part for test in ran for part in ("-object", str(test))]
-        command = [str(tools["llvm-cov"]), "export", "-summary-only", f"-instr-profile={merged}", str(fuzz), *others]
+        binaries = [part for program in runs for part in ("-object", str(program))]
+        command = [str(tools["llvm-cov"]), "export", "-summary-only", f"-instr-profile={merged}", *binaries]
         command.append(str(objects.parent / "native" / "guard"))
         exported = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     report: dict[str, Any] = json.loads(exported)["data"][0]

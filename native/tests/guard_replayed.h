@@ -264,7 +264,8 @@ private:
     void turn() {
         bool moved = true;
         while (moved && complaint_.empty()) {
-            moved = arrive(client_, from_client_) | arrive(replies_, from_worker_);
+            moved = arrive(client_, from_client_);
+            moved = arrive(replies_, from_worker_) || moved;
             while (complaint_.empty() && act(from_client_, true)) {
                 moved = true;
             }

@@ -54,7 +54,8 @@ def measured() -> dict[str, Any]:
         merged = f"{scratch}/all.profdata"
         raw = sorted(Path(scratch).glob("*.profraw"))
         subprocess.run([str(tools["llvm-profdata"]), "merge", "-sparse", *raw, "-o", merged], check=True)
-        binaries = [part for program in runs for part in ("-object", str(program))]
+        first, *others = map(str, runs)
+        binaries = [first, *(part for program in others for part in ("-object", program))]
         command = [str(tools["llvm-cov"]), "export", "-summary-only", f"-instr-profile={merged}", *binaries]
         command.append(str(objects.parent / "native" / "guard"))
         exported = subprocess.run(command, check=True, capture_output=True, text=True).stdout

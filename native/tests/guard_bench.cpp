@@ -83,7 +83,6 @@ void payloads() {
     wanted.buffer = handle;
     wanted.data   = load64(&session.ask(of_buffer(BUFFER_GET_BASE, handle))[8]);
     wanted.ne     = { { 1024, 64, 1, 1 } };
-    // 256 KiB with its head: frames that are no larger than a piece are the guard's hardest case.
     const Bytes  frame = set(tensor(wanted), 0, Bytes(256 * 1024));
     Bytes        shown = frame;
     const double taken = seconds_of(1000, [&] {

@@ -4,8 +4,11 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "guard_program.h"
 #include "hello.h"

@@ -72,7 +72,7 @@ def main() -> int:
     rows = [(Path(file["filename"]).name, file["summary"]) for file in report["files"]]
     sys.stdout.write(f"{'FILE':<24}{'LINES':>10}{'BRANCHES':>12}\n")
     for name, summary in [*rows, ("all", report["totals"])]:
-        lines, branches = (f"{summary[kind]['percent']:.1f} %" for kind in KINDS)
+        lines, branches = (f"{summary[kind]['percent']:.1f} %" if summary[kind]["count"] else "-" for kind in KINDS)
         sys.stdout.write(f"{name:<24}{lines:>10}{branches:>12}\n")
     low = [kind for kind in KINDS if report["totals"][kind]["percent"] < LEAST_PERCENT]
     if low:

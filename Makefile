@@ -3,14 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FUZZ_S ?= 3600
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test lint format bench bench-guard fuzz coverage clean
-FUZZ_S ?= 3600
-=======
-.PHONY: help demo test lint format bench record-guard clean
->>>>>>> record
+.PHONY: help demo test lint format bench bench-guard record-guard fuzz coverage clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,7 +40,6 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RPC
 	@$(BIN)/rpcmesh bench tunnel
 
-<<<<<<< HEAD
 bench-guard: $(STAMP) ## what the guard costs: a graph, payloads, decoding with it and without
 	@$(BIN)/rpcmesh bench guard
 
@@ -53,10 +48,9 @@ fuzz: $(STAMP) ## the guard and the tunnel against made-up bytes, FUZZ_S seconds
 
 coverage: $(STAMP) ## how much of the guard its tests reach, by line and branch; fails below 95 %
 	@$(BIN)/python tests/unit/native/guard_coverage.py
-=======
+
 record-guard: $(STAMP) ## the sessions that the guard's tests replay, recorded again; MODELS=... for some of them
 	@PYTHONPATH=tests:tests/integration $(BIN)/python -m recordings $(MODELS)
->>>>>>> record
 
 clean: ## remove what was installed here; builds and downloads stay in the user's cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache dist

@@ -9,7 +9,7 @@ FUZZ_S ?= 3600
 .PHONY: help demo test lint format bench bench-guard record-guard fuzz coverage clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: rpcmesh needs Python 3.11 or newer'; echo 'hint: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }

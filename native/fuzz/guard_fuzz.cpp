@@ -81,6 +81,12 @@ void run_worker(Input & input) {
     }
 }
 
+// Forward or back, a little or past the end of a GiB.
+uint64_t distance(Input & input) {
+    const uint64_t any = input.below(1 << 16);
+    return any % 2 == 0 ? any / 128 - 256 : (any - 32768) << 15;
+}
+
 // A llama's graph with some fields of its tensors changed.
 void run_graph(Input & input) {
     struct Field {
@@ -103,7 +109,7 @@ void run_graph(Input & input) {
         switch (input.below(4)) {
             case 0: store(to, input.odd_number(), field.bytes); break;
             case 1: store(to, input.below(128), field.bytes); break;
-            case 2: store(to, load64(to) + input.below(512) - 256, field.bytes); break;
+            case 2: store(to, load64(to) + distance(input), field.bytes); break;
             default: std::copy_n(&bytes[any() + (input.below(2) == 0 ? offset : 0)], field.bytes, to); break;
         }
     }
@@ -119,7 +125,7 @@ void run_node(Input & input) {
     constexpr uint32_t sizes[] = { 0, 1, 2, 3, 4, 5, 8, 16, 31, 32, 64, 128, 256, 512, 0x7fffffff, 0xffffffff };
     Session            session(limits(uint64_t(1) << 30));
     const auto         tensor_of = [&](uint64_t id) {
-        Wanted wanted = session.floats(256 * input.below(64));
+        Wanted wanted = session.floats(Session::BUFFER_BYTES / 64 * input.below(64));
         wanted.id     = id;
         wanted.type   = input.below(2) == 0 ? 0 : input.below(TYPE_COUNT);
         for (uint32_t & ne : wanted.ne) {

@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+FUZZ_S ?= 3600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench attack-stock record-guard clean
+.PHONY: help demo test lint format bench bench-guard attack-stock record-guard fuzz coverage clean
 
 help: ## what there is
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'error: rpcmesh needs Python 3.11 or newer'; echo 'hint: make PYTHON=python3.12 $(MAKECMDGOALS)'; exit 1; }
@@ -41,6 +42,15 @@ bench: $(STAMP) ## decoding through the mesh beside llama.cpp's own plaintext RP
 
 attack-stock: $(STAMP) ## every attack of the tests on a stock server: the table of docs/threat-model.md
 	@$(BIN)/python tests/integration/attack_stock.py
+
+bench-guard: $(STAMP) ## what the guard costs: a graph, payloads, decoding with it and without
+	@$(BIN)/rpcmesh bench guard
+
+fuzz: $(STAMP) ## the guard and the tunnel against made-up bytes, FUZZ_S seconds; what is found stays in the cache
+	@$(BIN)/python tests/unit/native/fuzzing.py --seconds $(FUZZ_S)
+
+coverage: $(STAMP) ## how much of the guard its tests reach, by line and branch; fails below 95 %
+	@$(BIN)/python tests/unit/native/guard_coverage.py
 
 record-guard: $(STAMP) ## the sessions that the guard's tests replay, recorded again; MODELS=... for some of them
 	@PYTHONPATH=tests:tests/integration $(BIN)/python -m recordings $(MODELS)

@@ -1,59 +1,21 @@
 // Looks for bytes that get a guard to forward what a worker would stumble over, to leak one of its numbers, to read beyond
 // what it was given, or to go on without end.
-//
-// With clang: -fsanitize=fuzzer,address,undefined -DRPCMESH_LIBFUZZER. With any compiler: a program of its own that runs
-// files (guard_fuzz FILE...) or made-up inputs (guard_fuzz -runs=100000 -seed=1).
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <random>
 
+#include "guard_llama_graph.h"
 #include "guard_program.h"
+#include "guard_session.h"
+#include "input.h"
 
 namespace {
 
 using namespace frames;
+using fuzz::expect;
+using fuzz::Input;
 
-// Numbers out of a fuzzer's bytes; zeros when they are used up.
-class Input {
-public:
-    Input(const uint8_t * data, size_t size) : data_(data), left_(size) {}
-
-    uint32_t below(uint32_t limit) {
-        uint32_t value = 0;
-        for (uint32_t span = limit - 1; span > 0; span >>= 8) {
-            value = value << 8 | byte();
-        }
-        return value % limit;
-    }
-
-    Bytes rest() { return Bytes(data_, data_ + left_); }
-
-private:
-    uint8_t byte() {
-        if (left_ == 0) {
-            return 0;
-        }
-        --left_;
-        return *data_++;
-    }
-
-    const uint8_t * data_;
-    size_t          left_;
-};
-
-void expect(bool holds, const char * what, const std::string & detail = "") {
-    if (!holds) {
-        std::fprintf(stderr, "guard_fuzz: %s: %s\n", what, detail.c_str());
-        std::abort();
-    }
-}
-
-Limits limits() {
+Limits limits(uint64_t memory_bytes = 1 << 20) {
     Limits limits;
-    limits.memory_bytes = 1 << 20;
+    limits.memory_bytes = memory_bytes;
     limits.read_bytes   = 1 << 16;
     limits.devices      = FakeWorker::DEVICES;
     return limits;
@@ -119,49 +81,97 @@ void run_worker(Input & input) {
     }
 }
 
+// Forward or back, a little or past the end of a GiB.
+uint64_t distance(Input & input) {
+    const uint64_t any = input.below(1 << 16);
+    return any % 2 == 0 ? any / 128 - 256 : (any - 32768) << 15;
+}
+
+// A llama's graph with some fields of its tensors changed.
+void run_graph(Input & input) {
+    struct Field {
+        size_t   offset;
+        size_t   bytes;
+        uint32_t count;  // so many of them, side by side
+    };
+    constexpr Field fields[] = { { 0, 8, 1 }, { 8, 4, 1 }, { 12, 8, 1 }, { 20, 4, 4 }, { 36, 4, 4 }, { 52, 4, 1 }, { 56, 4, 16 },
+                                 { 124, 8, 10 }, { 204, 8, 1 }, { 212, 8, 1 }, { 220, 8, 1 } };
+    Relay      relay(limits(uint64_t(4) << 30));
+    relay.send(hello());
+    const LlamaGraph llama(relay, 1);
+    Bytes      bytes   = llama.bytes();
+    const size_t first = bytes.size() - TENSOR_BYTES * llama.tensors.size();
+    const auto   any   = [&] { return first + TENSOR_BYTES * input.below(static_cast<uint32_t>(llama.tensors.size())); };
+    for (uint32_t changes = input.below(6); changes > 0; --changes) {
+        const Field &  field  = fields[input.below(std::size(fields))];
+        const size_t   offset = field.offset + field.bytes * input.below(field.count);
+        uint8_t * const to    = &bytes[any() + offset];
+        switch (input.below(4)) {
+            case 0: store(to, input.odd_number(), field.bytes); break;
+            case 1: store(to, input.below(128), field.bytes); break;
+            case 2: store(to, load64(to) + distance(input), field.bytes); break;
+            default: std::copy_n(&bytes[any() + (input.below(2) == 0 ? offset : 0)], field.bytes, to); break;
+        }
+    }
+    if (input.below(4) == 0) {
+        store64(&bytes[REQUEST_HEADER_BYTES + 8 + 8 * input.below(static_cast<uint32_t>(llama.nodes.size()))], llama.nodes[input.below(8)]);
+    }
+    relay.send(bytes);
+    expect_sound(relay);
+}
+
+// One node of any op, with sources of any shape.
+void run_node(Input & input) {
+    constexpr uint32_t sizes[] = { 0, 1, 2, 3, 4, 5, 8, 16, 31, 32, 64, 128, 256, 512, 0x7fffffff, 0xffffffff };
+    Session            session(limits(uint64_t(1) << 30));
+    const auto         tensor_of = [&](uint64_t id) {
+        Wanted wanted = session.floats(Session::BUFFER_BYTES / 64 * input.below(64));
+        wanted.id     = id;
+        wanted.type   = input.below(2) == 0 ? 0 : input.below(TYPE_COUNT);
+        for (uint32_t & ne : wanted.ne) {
+            ne = sizes[input.below(input.below(8) == 0 ? std::size(sizes) : 8)];
+        }
+        wanted.ne[0] *= input.below(2) == 0 ? 1 : type_of(wanted.type).block;
+        for (uint32_t twisted = input.below(8); twisted > 5; --twisted) {
+            const Tensor read = read_tensor(tensor(wanted).data());
+            wanted.nb         = read.nb;
+            std::swap(wanted.nb[input.below(4)], wanted.nb[input.below(4)]);
+            wanted.nb[input.below(4)] += 4 * input.below(16);
+        }
+        return wanted;
+    };
+    std::vector<Bytes> tensors;
+    Wanted             node = tensor_of(1);
+    node.op                 = input.below(OP_COUNT);
+    node.flags              = 16;
+    for (uint32_t sources = input.below(7), i = 0; i < sources; ++i) {
+        node.src.push_back(2 + i);
+        // Many ops want sources of one shape.
+        Wanted source = input.below(2) == 0 ? node : tensor_of(2 + i);
+        source.id     = 2 + i;
+        source.op     = 0;
+        source.src.clear();
+        tensors.push_back(tensor(source));
+    }
+    for (uint32_t i = input.below(8); i > 0; --i) {
+        node.params.push_back(static_cast<int32_t>(input.below(4) == 0 ? input.odd_number() : input.below(64)));
+    }
+    tensors.push_back(tensor(node));
+    session.send(input.below(8) == 0 ? alloc_size(tensors.back(), { tensors.begin(), tensors.end() - 1 }) : graph({ node.id }, tensors));
+    expect_sound(session);
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t * data, size_t size) {
     Input input(data, size);
-    switch (input.below(4)) {
+    switch (input.below(8)) {
         case 0: run_client(input); break;
         case 1: run_worker(input); break;
+        case 2: run_graph(input); break;
+        case 3:
+        case 4: run_node(input); break;
         default: run_program(input); break;
     }
     return 0;
 }
-
-#ifndef RPCMESH_LIBFUZZER
-
-int main(int count, char ** arguments) {
-    unsigned long runs = 0;
-    unsigned long seed = 1;
-    for (int i = 1; i < count; ++i) {
-        if (std::strncmp(arguments[i], "-runs=", 6) == 0) {
-            runs = std::strtoul(arguments[i] + 6, nullptr, 10);
-        } else if (std::strncmp(arguments[i], "-seed=", 6) == 0) {
-            seed = std::strtoul(arguments[i] + 6, nullptr, 10);
-        } else {
-            std::ifstream file(arguments[i], std::ios::binary);
-            const Bytes   bytes(std::istreambuf_iterator<char>(file), {});
-            LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
-        }
-    }
-    std::mt19937_64 random(seed);
-    for (unsigned long run = 0; run < runs; ++run) {
-        Bytes bytes(1 + random() % 1500);
-        for (uint8_t & byte : bytes) {
-            byte = static_cast<uint8_t>(random());
-        }
-        // So that a crash leaves the input behind.
-        if (std::FILE * last = std::getenv("GUARD_FUZZ_LAST") == nullptr ? nullptr : std::fopen(std::getenv("GUARD_FUZZ_LAST"), "wb")) {
-            std::fwrite(bytes.data(), 1, bytes.size(), last);
-            std::fclose(last);
-        }
-        LLVMFuzzerTestOneInput(bytes.data(), bytes.size());
-    }
-    std::printf("%lu runs from seed %lu\n", runs, seed);
-    return 0;
-}
-
-#endif

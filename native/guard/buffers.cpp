@@ -23,7 +23,7 @@ Finding finding(Refusal refusal, std::string detail) {
 
 bool Buffers::has_room(uint64_t size) const {
     // No client asks for 0 bytes, and the worker's buffer of 0 bytes has neither a base nor any operation.
-    return size > 0 && size <= MAX_BUFFER_BYTES && size <= room() && by_handle_.size() < MAX_BUFFERS && next_base_ < LAST_BASE;
+    return size > 0 && size <= MAX_BUFFER_BYTES && size <= room() && slots_.size() - free_handles_.size() < MAX_BUFFERS && next_base_ < LAST_BASE;
 }
 
 uint64_t Buffers::room() const {
@@ -31,55 +31,56 @@ uint64_t Buffers::room() const {
 }
 
 const Buffer & Buffers::add(uint32_t device, uint64_t real_handle, uint64_t size) {
-    const Buffer buffer = { device, next_handle_, real_handle, size, next_base_, 0 };
-    // Handles are never used twice, so one that was freed stays unknown. One page is for the real base's low bits, one
-    // keeps the end of a range off the next one's begin.
-    next_handle_ += 1;
+    if (free_handles_.empty()) {
+        slots_.push_back({});
+        free_handles_.push_back(slots_.size());
+    }
+    const uint64_t handle = free_handles_.back();
+    free_handles_.pop_back();
+    Buffer & buffer = slots_[slot_of(handle)];
+    buffer          = { device, handle, real_handle, size, next_base_, 0 };
+    // One page is for the real base's low bits, one keeps the end of a range off the next one's begin.
     next_base_ += whole_pages(size) + 2 * PAGE_BYTES;
     allocated_ += size;
-    return by_handle_.emplace(buffer.handle, buffer).first->second;
+    return buffer;
 }
 
 void Buffers::set_real_base(uint64_t handle, uint64_t real_base) {
-    const auto found = by_handle_.find(handle);
-    if (found != by_handle_.end() && found->second.real_base == 0) {
-        found->second.real_base = real_base;
-        found->second.base += real_base % PAGE_BYTES;
+    if (find(handle) != nullptr && find(handle)->real_base == 0) {
+        Buffer & buffer  = slots_[slot_of(handle)];
+        buffer.real_base = real_base;
+        buffer.base += real_base % PAGE_BYTES;
     }
 }
 
 void Buffers::remove(uint64_t handle) {
-    const auto found = by_handle_.find(handle);
-    if (found != by_handle_.end()) {
-        allocated_ -= found->second.size;
-        by_handle_.erase(found);
+    if (find(handle) != nullptr) {
+        Buffer & buffer = slots_[slot_of(handle)];
+        allocated_ -= buffer.size;
+        buffer = {};
+        free_handles_.push_back(handle + MAX_BUFFERS);
     }
 }
 
-const Buffer * Buffers::find(uint64_t handle) const {
-    const auto found = by_handle_.find(handle);
-    return found == by_handle_.end() ? nullptr : &found->second;
-}
-
 const Buffer * Buffers::find_real(uint64_t real_handle) const {
-    for (const auto & entry : by_handle_) {
-        if (entry.second.real_handle == real_handle) {
-            return &entry.second;
+    for (const Buffer & buffer : slots_) {
+        if (buffer.handle != 0 && buffer.real_handle == real_handle) {
+            return &buffer;
         }
     }
     return nullptr;
 }
 
 Finding Buffers::check_range(const Tensor & tensor, Wide size) const {
+    if (holds(tensor, size)) {
+        return {};
+    }
     const Buffer * buffer = find(tensor.buffer);
     if (buffer == nullptr || buffer->real_base == 0) {
         return finding(Refusal::buffer_unknown, "buffer " + std::to_string(tensor.buffer) + " is not one of this session");
     }
-    if (tensor.data < buffer->base || Wide(tensor.data) + size > Wide(buffer->base) + buffer->size) {
-        return finding(Refusal::tensor_bounds, "tensor at " + std::to_string(tensor.data) + " leaves its buffer of " +
-                                                   std::to_string(buffer->size) + " bytes at " + std::to_string(buffer->base));
-    }
-    return {};
+    return finding(Refusal::tensor_bounds, "tensor at " + std::to_string(tensor.data) + " leaves its buffer of " +
+                                               std::to_string(buffer->size) + " bytes at " + std::to_string(buffer->base));
 }
 
 }  // namespace rpcmesh::guard

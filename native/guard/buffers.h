@@ -4,7 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <unordered_map>
+#include <vector>
 
 #include "refusal.h"
 #include "tensor.h"
@@ -13,7 +13,7 @@ namespace rpcmesh::guard {
 
 struct Buffer {
     uint32_t device;
-    uint64_t handle;        // what the client knows
+    uint64_t handle;        // what the client knows; 0: the slot is free
     uint64_t real_handle;   // what the worker knows
     uint64_t size;          // bytes
     uint64_t base;          // the address range [base, base + size) that the client knows
@@ -39,19 +39,32 @@ public:
     void           set_real_base(uint64_t handle, uint64_t real_base);
     void           remove(uint64_t handle);
 
-    const Buffer * find(uint64_t handle) const;
+    // Asked some times for each tensor of a graph.
+    const Buffer * find(uint64_t handle) const {
+        const size_t slot = slot_of(handle);
+        return handle != 0 && slot < slots_.size() && slots_[slot].handle == handle ? &slots_[slot] : nullptr;
+    }
     const Buffer * find_real(uint64_t real_handle) const;
     uint64_t       allocated() const { return allocated_; }
 
-    // `size` bytes from `data` (a client's address) lie in `tensor.buffer`.
+    // Whether `size` bytes from `data` (a client's address) lie in `tensor.buffer`; and if not, why.
+    bool holds(const Tensor & tensor, Wide size) const {
+        const Buffer * buffer = find(tensor.buffer);
+        return buffer != nullptr && buffer->real_base != 0 && tensor.data >= buffer->base && size <= buffer->size &&
+               tensor.data - buffer->base <= buffer->size - static_cast<uint64_t>(size);
+    }
     Finding check_range(const Tensor & tensor, Wide size) const;
 
 private:
-    std::unordered_map<uint64_t, Buffer> by_handle_;
-    uint64_t                             quota_;
-    uint64_t                             allocated_   = 0;
-    uint64_t                             next_handle_ = 1;
-    uint64_t                             next_base_   = uint64_t(1) << 40;
+    // A handle says in which slot its buffer is, and with the rest of its bits which of the slot's buffers: none is used
+    // twice, so one that was freed stays unknown.
+    static size_t slot_of(uint64_t handle) { return (handle - 1) % MAX_BUFFERS; }
+
+    std::vector<Buffer>   slots_;
+    std::vector<uint64_t> free_handles_;  // the next of each free slot
+    uint64_t              quota_;
+    uint64_t              allocated_ = 0;
+    uint64_t              next_base_ = uint64_t(1) << 40;
 };
 
 }  // namespace rpcmesh::guard

@@ -95,9 +95,9 @@ Step Guard::State::continue_graph(const uint8_t * data, size_t size) {
     if (here == 0) {
         return step(Kind::need_more);
     }
-    // Memory follows the bytes that came, not the length that was claimed. The end has room for await_end's question.
+    // Memory follows the bytes that came, not the length that was claimed; most graphs are there after two of the pump's reads. The end has room for await_end's question.
     if (graph.capacity() < graph.size() + here + REQUEST_HEADER_BYTES) {
-        graph.reserve(std::min<uint64_t>(graph.size() + payload_left, 2 * (graph.size() + here)) + REQUEST_HEADER_BYTES);
+        graph.reserve(std::min<uint64_t>(graph.size() + payload_left, 4 * (graph.size() + here)) + REQUEST_HEADER_BYTES);
     }
     graph.insert(graph.end(), data, data + here);
     payload_left -= here;

@@ -19,9 +19,8 @@ bool is_op_known(uint32_t op);
 // A node with its sources looked up; null where the client gave 0. All of them passed check_type_and_shape and lie in
 // known buffers.
 struct Node {
-    const Tensor *                            self;
-    std::array<const Tensor *, MAX_SOURCES>   src;
-    const Tensor *                            view_src;
+    const Tensor *                          self;
+    std::array<const Tensor *, MAX_SOURCES> src;
 };
 
 // `allowed_extra`, by op number, are ops that have no rule and that the node's config allows by name.

@@ -28,7 +28,7 @@ Problem soft_max(const Node & node) {
         if (!is_contiguous(mask) || mask.ne[0] != a.ne[0] || mask.ne[1] < a.ne[1]) {
             return bad_shape("the mask does not fit");
         }
-        if (!is_empty(a) && (!divides(mask.ne[2], a.ne[2]) || !divides(mask.ne[3], a.ne[3]))) {
+        if (!divides(mask.ne[2], a.ne[2]) || !divides(mask.ne[3], a.ne[3])) {
             return bad_shape("the mask does not repeat");
         }
     }

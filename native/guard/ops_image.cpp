@@ -56,7 +56,7 @@ Problem upscale(const Node & node) {
     if ((mode & 0xff) >= SCALE_MODES || ((mode & SCALE_ANTIALIAS) != 0 && (mode & 0xff) != SCALE_BILINEAR)) {
         return bad_parameter("no such mode");
     }
-    if (is_empty(a) || is_empty(*node.self)) {
+    if (is_empty(a)) {
         return bad_shape("nothing to scale");
     }
     for (size_t i = 0; i < 4; ++i) {

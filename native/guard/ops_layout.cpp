@@ -172,7 +172,7 @@ Problem set_rows(const Node & node) {
     if (self.ne[0] != b.ne[0] || self.ne[2] != b.ne[2] || self.ne[3] != b.ne[3] || b.ne[1] != c.ne[0] || c.ne[3] != 1) {
         return bad_shape("rows, indices and destination do not fit");
     }
-    if (!is_empty(b) && (self.ne[1] == 0 || !divides(c.ne[1], b.ne[2]) || !divides(c.ne[2], b.ne[3]))) {
+    if (!is_empty(b) && (!divides(c.ne[1], b.ne[2]) || !divides(c.ne[2], b.ne[3]))) {
         return bad_shape("the indices do not repeat over the rows");
     }
     if (into.type != self.type || !same_shape(into, self) || !same_strides(into, self)) {

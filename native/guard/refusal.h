@@ -41,6 +41,9 @@ struct Finding {
     int64_t     node    = -1;
     std::string detail;
 
+    // Written out: one is made for every tensor of a graph, and setting all of it to zero first would cost more than its check.
+    Finding() {}
+
     explicit operator bool() const { return refusal != Refusal::none; }
 };
 

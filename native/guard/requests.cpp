@@ -78,7 +78,7 @@ Finding Guard::State::check_device(uint32_t device) const {
 
 // The whole tensor lies in a buffer of this session.
 Finding Guard::State::check_tensor(const uint8_t * bytes, Tensor & tensor) const {
-    tensor = read_tensor(bytes);
+    read_tensor(bytes, tensor);
     if (Finding bad = check_type_and_shape(tensor)) {
         return bad;
     }
@@ -87,7 +87,7 @@ Finding Guard::State::check_tensor(const uint8_t * bytes, Tensor & tensor) const
 
 // As check_tensor, or the tensor has no place yet; place() sees to it that it has no address either.
 Finding Guard::State::check_unplaced(const uint8_t * bytes, Tensor & tensor) const {
-    tensor = read_tensor(bytes);
+    read_tensor(bytes, tensor);
     return tensor.buffer == 0 ? check_type_and_shape(tensor) : check_tensor(bytes, tensor);
 }
 
@@ -295,7 +295,7 @@ Step Guard::State::init_tensor(uint8_t * payload, uint64_t length) {
 Step Guard::State::get_alloc_size(uint8_t * payload, uint64_t length) {
     Tensor                          self;
     std::array<Tensor, MAX_SOURCES> sources;
-    Node                            node  = { &self, {}, nullptr };
+    Node                            node  = { &self, {} };
     Finding                         bad   = check_device(load32(payload));
     uint8_t * const                 first = payload + 4;
     for (size_t i = 0; i <= MAX_SOURCES && !bad; ++i) {

@@ -51,10 +51,6 @@ inline bool is_matrix(const Tensor & t) {
     return t.ne[2] == 1 && t.ne[3] == 1;
 }
 
-inline bool is_transposed(const Tensor & t) {
-    return t.nb[0] > t.nb[1];
-}
-
 // A row's elements lie side by side. As kernels assert it: also where a row is one element.
 inline bool has_packed_rows(const Tensor & t) {
     return t.nb[0] == type_of(t.type).bytes || is_empty(t);
@@ -87,11 +83,6 @@ inline bool fits_as_one_run(const Tensor & t) {
 // What a kernel touches that finds row i at i * nb[1].
 inline bool fits_by_rows(const Tensor & t) {
     return is_empty(t) || (rows(t) - 1) * t.nb[1] + row_bytes(t) <= bytes_of(t);
-}
-
-// Elements as the 64 bits that MAX_ELEMENTS leaves them.
-inline uint64_t count(const Tensor & t) {
-    return static_cast<uint64_t>(elements(t));
 }
 
 }  // namespace rpcmesh::guard

@@ -1,5 +1,7 @@
 #include "tensor.h"
 
+#include "wire.h"
+
 namespace rpcmesh::guard {
 
 namespace {
@@ -16,16 +18,6 @@ constexpr Type types[TYPE_COUNT] = {
     { "tq2_0", 256, 66 }, { "type36", 0, 0 },   { "type37", 0, 0 },     { "type38", 0, 0 },     { "mxfp4", 32, 17 },
     { "nvfp4", 64, 36 },  { "q1_0", 128, 18 },  { "q2_0", 64, 18 },
 };
-
-// Written out, as compilers turn these and not a loop into one load: a graph has some hundred thousand fields.
-uint32_t field32(const uint8_t * from) {
-    return uint32_t(from[0]) | uint32_t(from[1]) << 8 | uint32_t(from[2]) << 16 | uint32_t(from[3]) << 24;
-}
-
-uint64_t field64(const uint8_t * from) {
-    return uint64_t(from[0]) | uint64_t(from[1]) << 8 | uint64_t(from[2]) << 16 | uint64_t(from[3]) << 24 | uint64_t(from[4]) << 32 |
-           uint64_t(from[5]) << 40 | uint64_t(from[6]) << 48 | uint64_t(from[7]) << 56;
-}
 
 constexpr Type no_type = { "none", 0, 0 };
 
@@ -45,40 +37,33 @@ Finding refused(Refusal refusal, const Tensor & tensor, const char * words) {
 
 }  // namespace
 
-Tensor read_tensor(const uint8_t * bytes) {
-    Tensor tensor;
-    tensor.id     = field64(bytes);
-    tensor.type   = field32(bytes + 8);
-    tensor.buffer = field64(bytes + TENSOR_BUFFER_OFFSET);
+void read_tensor(const uint8_t * bytes, Tensor & tensor) {
+    tensor.type   = load32(bytes + 8);
+    tensor.buffer = load64(bytes + TENSOR_BUFFER_OFFSET);
     for (size_t i = 0; i < 4; ++i) {
-        tensor.ne[i] = field32(bytes + 20 + 4 * i);
-        tensor.nb[i] = field32(bytes + 36 + 4 * i);
+        tensor.ne[i] = load32(bytes + 20 + 4 * i);
+        tensor.nb[i] = load32(bytes + 36 + 4 * i);
     }
-    tensor.op = field32(bytes + 52);
+    tensor.op = load32(bytes + 52);
     for (size_t i = 0; i < 16; ++i) {
-        tensor.op_params[i] = static_cast<int32_t>(field32(bytes + 56 + 4 * i));
+        tensor.op_params[i] = static_cast<int32_t>(load32(bytes + 56 + 4 * i));
     }
-    tensor.flags = static_cast<int32_t>(field32(bytes + 120));
+    tensor.data = load64(bytes + TENSOR_DATA_OFFSET);
+}
+
+References read_references(const uint8_t * bytes) {
+    References references;
+    references.id = load64(bytes);
     for (size_t i = 0; i < MAX_SOURCES; ++i) {
-        tensor.src[i] = field64(bytes + 124 + 8 * i);
+        references.src[i] = load64(bytes + 124 + 8 * i);
     }
-    tensor.view_src  = field64(bytes + 204);
-    tensor.view_offs = field64(bytes + 212);
-    tensor.data      = field64(bytes + TENSOR_DATA_OFFSET);
-    tensor.use_count = static_cast<int32_t>(field32(bytes + 292));
-    return tensor;
+    references.view_src  = load64(bytes + 204);
+    references.view_offs = load64(bytes + 212);
+    return references;
 }
 
 const Type & type_of(uint32_t type) {
     return type < TYPE_COUNT ? types[type] : no_type;
-}
-
-Wide elements(const Tensor & tensor) {
-    return rows(tensor) * tensor.ne[0];
-}
-
-Wide rows(const Tensor & tensor) {
-    return Wide(uint64_t(tensor.ne[1]) * tensor.ne[2]) * tensor.ne[3];
 }
 
 Wide bytes_of(const Tensor & tensor) {
@@ -97,6 +82,10 @@ Wide bytes_of(const Tensor & tensor) {
 
 Wide row_bytes(const Tensor & tensor) {
     const Type & type = type_of(tensor.type);
+    // As below, a compare in place of a division.
+    if (type.block == 1) {
+        return uint64_t(tensor.ne[0]) * type.bytes;
+    }
     return type.bytes == 0 ? 0 : uint64_t(tensor.ne[0] / type.block) * type.bytes;
 }
 
@@ -115,10 +104,6 @@ bool is_contiguous(const Tensor & tensor) {
     return true;
 }
 
-bool is_empty(const Tensor & tensor) {
-    return tensor.ne[0] == 0 || tensor.ne[1] == 0 || tensor.ne[2] == 0 || tensor.ne[3] == 0;
-}
-
 Finding check_type_and_shape(const Tensor & tensor) {
     const Type & type = type_of(tensor.type);
     if (type.bytes == 0) {
@@ -129,14 +114,14 @@ Finding check_type_and_shape(const Tensor & tensor) {
         return refused(Refusal::tensor_shape, tensor, "a row is not a whole number of blocks");
     }
     // ggml multiplies all of them but the zeros, and its kernels count one dimension in an int.
-    Wide count = 1;
-    for (uint32_t ne : tensor.ne) {
-        if (ne > INT32_MAX) {
+    std::array<uint64_t, 4> ne;
+    for (size_t i = 0; i < 4; ++i) {
+        if (tensor.ne[i] > INT32_MAX) {
             return refused(Refusal::tensor_shape, tensor, "a dimension is too large");
         }
-        count *= ne == 0 ? 1 : ne;
+        ne[i] = tensor.ne[i] == 0 ? 1 : tensor.ne[i];
     }
-    if (count > MAX_ELEMENTS) {
+    if (Wide(ne[0] * ne[1]) * (ne[2] * ne[3]) > MAX_ELEMENTS) {
         return refused(Refusal::tensor_shape, tensor, "too many elements");
     }
     // Kernels read rows as packed whatever nb[0] is; so a row must not claim to be shorter than its elements. Of blocks

@@ -18,23 +18,34 @@ constexpr int    TYPE_COUNT   = 43;
 
 __extension__ typedef unsigned __int128 Wide;
 
+// What a tensor is. Two cache lines: a graph's tensors are looked at more than once.
 struct Tensor {
-    uint64_t                          id;
-    uint32_t                          type;
-    uint64_t                          buffer;
-    std::array<uint32_t, 4>           ne;
-    std::array<uint32_t, 4>           nb;
-    uint32_t                          op;
-    std::array<int32_t, 16>           op_params;
-    int32_t                           flags;
+    uint32_t                type;
+    uint32_t                op;
+    std::array<uint32_t, 4> ne;
+    std::array<uint32_t, 4> nb;
+    std::array<int32_t, 16> op_params;
+    uint64_t                buffer;
+    uint64_t                data;
+};
+
+// What it refers to, by ids; 0: nothing.
+struct References {
+    uint64_t                          id;  // its own
     std::array<uint64_t, MAX_SOURCES> src;
     uint64_t                          view_src;
     uint64_t                          view_offs;
-    uint64_t                          data;
-    int32_t                           use_count;
 };
 
-Tensor read_tensor(const uint8_t * bytes);
+// In place, as a graph's tensors are read: copying one right after it was written would wait for all of its fields.
+void       read_tensor(const uint8_t * bytes, Tensor & tensor);
+References read_references(const uint8_t * bytes);
+
+inline Tensor read_tensor(const uint8_t * bytes) {
+    Tensor tensor;
+    read_tensor(bytes, tensor);
+    return tensor;
+}
 
 // A ggml type: elements a block, bytes a block. 0 bytes: there is no such type (any more).
 struct Type {
@@ -46,12 +57,21 @@ struct Type {
 const Type & type_of(uint32_t type);  // for type >= TYPE_COUNT one with 0 bytes
 
 // Elements, rows (ne1*ne2*ne3), the bytes that ggml_nbytes would give, those of one contiguous row (ggml_row_size).
-Wide elements(const Tensor & tensor);
-Wide rows(const Tensor & tensor);
 Wide bytes_of(const Tensor & tensor);
 Wide row_bytes(const Tensor & tensor);
 bool is_contiguous(const Tensor & tensor);
-bool is_empty(const Tensor & tensor);
+
+inline Wide rows(const Tensor & tensor) {
+    return Wide(uint64_t(tensor.ne[1]) * tensor.ne[2]) * tensor.ne[3];
+}
+
+inline Wide elements(const Tensor & tensor) {
+    return rows(tensor) * tensor.ne[0];
+}
+
+inline bool is_empty(const Tensor & tensor) {
+    return tensor.ne[0] == 0 || tensor.ne[1] == 0 || tensor.ne[2] == 0 || tensor.ne[3] == 0;
+}
 
 // Type known, ne[0] a multiple of the block, no dimension beyond INT32_MAX (kernels count in ints), nb[0] at least the
 // bytes of a block, elements within `MAX_ELEMENTS`. Dimensions of 0 pass: such a tensor is empty.

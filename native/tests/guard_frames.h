@@ -54,6 +54,8 @@ struct Wanted {
     uint32_t                op     = 0;
     int32_t                 flags  = 0;
     std::vector<uint64_t>   src;
+    std::vector<int32_t>    params;  // the first of op_params
+    uint64_t                view_src = 0;
 };
 
 inline Bytes tensor(const Wanted & wanted) {
@@ -78,6 +80,10 @@ inline Bytes tensor(const Wanted & wanted) {
     for (size_t i = 0; i < wanted.src.size(); ++i) {
         store64(&out[124 + 8 * i], wanted.src[i]);
     }
+    for (size_t i = 0; i < wanted.params.size(); ++i) {
+        store(&out[56 + 4 * i], static_cast<uint32_t>(wanted.params[i]), 4);
+    }
+    store64(&out[204], wanted.view_src);
     store64(&out[220], wanted.data);
     return out;
 }

@@ -18,14 +18,17 @@ constexpr uint64_t BUFFER_BYTES = 1 << 20;
 
 using Bytes = std::vector<uint8_t>;
 
+// A tensor with what it refers to.
+struct Entry : Tensor, References {};
+
 // A graph before it is bytes.
 struct Graph {
     uint32_t              device = 0;
     std::vector<uint64_t> nodes;
-    std::vector<Tensor>   tensors;
+    std::vector<Entry>    tensors;
 
-    Tensor & operator[](uint64_t id) {
-        for (Tensor & tensor : tensors) {
+    Entry & operator[](uint64_t id) {
+        for (Entry & tensor : tensors) {
             if (tensor.id == id) {
                 return tensor;
             }
@@ -38,7 +41,7 @@ void put(Bytes & to, size_t at, uint64_t value, size_t bytes) {
     store(to.data() + at, value, bytes);
 }
 
-Bytes bytes_of_tensor(const Tensor & t) {
+Bytes bytes_of_tensor(const Entry & t) {
     Bytes to(TENSOR_BYTES);
     put(to, 0, t.id, 8);
     put(to, 8, t.type, 4);
@@ -68,7 +71,7 @@ Bytes bytes_of_graph(const Graph & graph) {
         append(to, id, 8);
     }
     append(to, graph.tensors.size(), 4);
-    for (const Tensor & tensor : graph.tensors) {
+    for (const Entry & tensor : graph.tensors) {
         const Bytes bytes = bytes_of_tensor(tensor);
         to.insert(to.end(), bytes.begin(), bytes.end());
     }
@@ -91,8 +94,8 @@ struct Fixture {
         other_base = buffers.find(other)->base;
     }
 
-    Tensor tensor(uint64_t id, uint32_t op, uint64_t offset, std::array<uint64_t, MAX_SOURCES> src = {}) const {
-        Tensor t{};
+    Entry tensor(uint64_t id, uint32_t op, uint64_t offset, std::array<uint64_t, MAX_SOURCES> src = {}) const {
+        Entry t{};
         t.id     = id;
         t.type   = F32;
         t.ne     = { 8, 4, 1, 1 };

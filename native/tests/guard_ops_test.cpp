@@ -1,8 +1,10 @@
 // Which nodes the guard lets through: of every op that has a rule, one at least as ggml builds it, and one that would
 // abort a kernel or take it out of its tensors.
+#include <algorithm>
 #include <set>
 
 #include "check.h"
+#include "guard_ops_changes.h"
 #include "guard_ops_rows.h"
 #include "guard_ops_text.h"
 
@@ -43,6 +45,43 @@ void nodes_are_judged_as_the_tables_say() {
         CHECK_EQ(std::string(name_of(finding.refusal)), name_of(row.expected));
         CHECK(!finding || finding.op == static_cast<int>(got.node.self->op));
     });
+}
+
+// `node` with one of its words changed, or with one more.
+std::string changed(const std::string & node, const std::string & change) {
+    const size_t             colon = change.find(':');
+    const size_t             key   = change.find('=');
+    std::istringstream       stream(node);
+    std::vector<std::string> words;
+    for (std::string word; stream >> word;) {
+        words.push_back(word);
+    }
+    if (colon != std::string::npos) {
+        const size_t place = std::stoul(change.substr(0, colon));
+        // Between the result and its sources stand "=" and the op.
+        words.at(place == 0 ? 0 : place + 2) = change.substr(colon + 1);
+    } else {
+        words.erase(std::remove_if(words.begin() + 2, words.end(), [&](const std::string & word) { return word.compare(0, key + 1, change, 0, key + 1) == 0; }),
+                    words.end());
+        words.push_back(change);
+    }
+    std::string text;
+    for (const std::string & word : words) {
+        text += word + " ";
+    }
+    return text;
+}
+
+void one_change_to_a_sound_node_is_refused() {
+    for (const ops_changes::Row & row : ops_changes::rows) {
+        check::row = row.node;
+        CHECK_EQ(check_op(ops_text::parse(row.node).node, no_extras).detail, "");
+        for (const char * change : row.changes) {
+            check::row                 = std::string(row.node) + "  " + change;
+            const ops_text::Parsed got = ops_text::parse(changed(row.node, change));
+            CHECK(bool(check_op(got.node, no_extras)));
+        }
+    }
 }
 
 void every_rule_lets_something_through_and_stops_something() {
@@ -109,6 +148,7 @@ void a_refusal_says_what_it_saw() {
 int main() {
     return check::run({
         TEST(nodes_are_judged_as_the_tables_say),
+        TEST(one_change_to_a_sound_node_is_refused),
         TEST(every_rule_lets_something_through_and_stops_something),
         TEST(an_op_without_a_rule_passes_only_when_it_is_allowed_by_name),
         TEST(function_pointers_never_pass),

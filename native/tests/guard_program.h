@@ -68,6 +68,12 @@ private:
         return odd[chance_(std::size(odd))] + (chance_(4) == 0 ? chance_(1024) : 0);
     }
 
+    // Forward or back, a little or past a buffer's end.
+    uint64_t distance() {
+        const uint64_t any = chance_(1 << 16);
+        return any % 2 == 0 ? any / 128 - 256 : any - 32768;
+    }
+
     // Floats or q4_1, up to 4 rows, somewhere in a buffer.
     Wanted somewhere() {
         const Known & buffer = buffers_[chance_(static_cast<uint32_t>(buffers_.size()))];
@@ -143,7 +149,7 @@ private:
             default: break;
         }
         if (at + 8 <= request.size()) {
-            store(&request[at], chance_(2) == 0 ? odd_number() : load64(&request[at]) + chance_(512) - 256, chance_(2) == 0 ? 4 : 8);
+            store(&request[at], chance_(2) == 0 ? odd_number() : load64(&request[at]) + distance(), chance_(2) == 0 ? 4 : 8);
         }
         return request;
     }

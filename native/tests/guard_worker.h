@@ -61,6 +61,7 @@ public:
     bool is_secret(uint64_t value) const { return value >> 20 == HANDLES >> 20 || value >> 28 == BASES >> 28; }
 
 private:
+    static constexpr uint32_t CPY = 34, RESHAPE = 36, TRANSPOSE = 39, FIRST_WITH_POINTER = 92, LAST_WITH_POINTER = 95;
     static constexpr uint64_t HANDLES = 0x5555c0de0000;
     static constexpr uint64_t BASES   = 0x7fc05ec00000;
 
@@ -230,10 +231,50 @@ private:
             fault("graph length");
             return;
         }
+        std::map<uint64_t, const uint8_t *> seen;  // by id
         for (uint64_t at = GRAPH_HEAD_BYTES + 8 * nodes; at < length; at += TENSOR_BYTES) {
             expect_tensor(payload + at, true);
+            expect_references(payload + at, seen);
+        }
+        for (uint64_t i = 0; i < nodes; ++i) {
+            expect_node(load64(payload + 8 + 8 * i), seen);
         }
         graphs_[device] = true;
+    }
+
+    // What create_node follows: by recursion, from a map of all tensors, and without a look at what it finds there.
+    void expect_references(const uint8_t * bytes, std::map<uint64_t, const uint8_t *> & seen) {
+        const References references = read_references(bytes);
+        for (const uint64_t id : references.src) {
+            const bool own = id == references.id && read_tensor(bytes).op == CPY;
+            if (id != 0 && seen.count(id) == 0 && !own) {
+                fault("source " + std::to_string(id) + " is not there yet");
+            }
+        }
+        if (references.view_src != 0 && seen.count(references.view_src) == 0) {
+            fault("view of " + std::to_string(references.view_src) + ", which is not there yet");
+        }
+        if (references.id == 0 || !seen.emplace(references.id, bytes).second) {
+            fault("id " + std::to_string(references.id));
+        }
+    }
+
+    void expect_node(uint64_t id, const std::map<uint64_t, const uint8_t *> & seen) {
+        const auto found = seen.find(id);
+        if (found == seen.end()) {
+            fault("node " + std::to_string(id) + " is not there");
+            return;
+        }
+        const Tensor node = read_tensor(found->second);
+        if (node.op >= OP_COUNT || (node.op >= FIRST_WITH_POINTER && node.op <= LAST_WITH_POINTER)) {
+            fault("op " + std::to_string(node.op));
+        }
+        const bool computed = node.op != 0 && (node.op < RESHAPE || node.op > TRANSPOSE);
+        for (const uint64_t source : read_references(found->second).src) {
+            if (computed && (node.buffer == 0 || (source != 0 && read_tensor(seen.at(source)).buffer == 0))) {
+                fault("node " + std::to_string(id) + " or a source of it has no memory");
+            }
+        }
     }
 
     void serve_recompute(uint32_t device) {

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "hello.h"
 #include "log.h"
 #include "parting.h"
 #include "pump.h"
@@ -152,21 +153,6 @@ Reason shake_hands(int fd, TlsStream & tls, int wake_fd, TimePoint deadline) {
             return received;
         }
     }
-}
-
-// Whether the guard has a whole HELLO among the bytes of `early`, and `none`; or why it never will.
-Reason look_for_hello(guard::Guard & guard, Early & early) {
-    while (!guard.greeted()) {
-        const guard::Step step = guard.from_client(early.bytes.data() + early.passed, early.bytes.size() - early.passed);
-        if (step.kind == guard::Step::Kind::need_more) {
-            return Reason::none;
-        }
-        if (step.kind != guard::Step::Kind::pass) {
-            return Reason::hello_invalid;
-        }
-        early.passed += step.size;
-    }
-    return Reason::none;
 }
 
 // Reads until a whole HELLO is there. Its bytes, with whatever came behind them, end up in `early`.

@@ -31,15 +31,15 @@ async def compare(
     """Tokens a second of one stream, SmolLM2 or another ``model`` split over two workers with one thread each."""
     async with contextlib.AsyncExitStack() as stack:
         mesh = await stack.enter_async_context(_mesh(home, build))
-        ours = await _engine(
+        ours = await engine(
             stack,
             build.lib_dir,
             model,
             [f"{mesh.home.socket(f'{node}.w0')}:1" for node in NODES],
         )
         endpoints = [await stack.enter_async_context(_stock_worker(stock_dir)) for _ in NODES]
-        rival = await _engine(stack, stock_dir, model, endpoints)
-        pairs = await rounds.alternate(lambda: _decode(ours, tokens), lambda: _decode(rival, tokens), repeats)
+        rival = await engine(stack, stock_dir, model, endpoints)
+        pairs = await rounds.alternate(lambda: turn(ours, tokens), lambda: turn(rival, tokens), repeats)
     return rounds.compare("decode, 1 stream, 2 workers", "tokens/s", "stock RPC, plaintext TCP", pairs)
 
 
@@ -79,14 +79,15 @@ def _accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def _engine(stack: contextlib.AsyncExitStack, lib_dir: Path, model: Path, endpoints: list[str]) -> Engine:
-    engine = await stack.enter_async_context(await Engine.start(lib_dir=lib_dir, on_log=lambda _: None))
-    devices = tuple(DeviceSpec(endpoint, node, "w0") for endpoint, node in zip(endpoints, NODES, strict=True))
-    await engine.load(LoadSpec("bench", str(model), devices, n_ctx=1024, n_seq_max=1))
-    return engine
+async def engine(stack: contextlib.AsyncExitStack, lib_dir: Path, model: Path, endpoints: list[str]) -> Engine:
+    """An engine with ``model`` loaded over the workers at ``endpoints``, two at most; ``stack`` ends it."""
+    started = await stack.enter_async_context(await Engine.start(lib_dir=lib_dir, on_log=lambda _: None))
+    devices = tuple(DeviceSpec(endpoint, node, "w0") for endpoint, node in zip(endpoints, NODES, strict=False))
+    await started.load(LoadSpec("bench", str(model), devices, n_ctx=1024, n_seq_max=1))
+    return started
 
 
-async def _decode(engine: Engine, tokens: int) -> float:
+async def turn(engine: Engine, tokens: int) -> float:
     """Tokens a second from the first token to the last."""
     request = GenerateRequest(f"bench-{time.monotonic_ns()}", PROMPT, tokens, Sampling(temperature=0), ignore_eos=True)
     seen = 0

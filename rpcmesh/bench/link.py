@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -55,9 +55,27 @@ class Link(msgspec.Struct, frozen=True):
     through: Path
 
 
+class Way(msgspec.Struct, frozen=True):
+    """One route of both tunnels: what asks for ``alpn`` is connected to ``socket``."""
+
+    alpn: str
+    socket: Path
+
+
 @contextlib.asynccontextmanager
 async def running(home: Home, build: Build) -> AsyncIterator[Link]:
-    """Two tunnels with identities of their own, and the mirror behind them."""
+    """Two tunnels, and the mirror behind them."""
+    direct = home.ensure().socket("mirror")
+    argv = (sys.executable, "-I", mirror.__file__, str(direct))
+    async with child.running("mirror", argv, env={}, on_line=lambda _: None):
+        await until_socket(direct)
+        async with tunnels(home, build, {"through": Way(routes.AGENT_ALPN, direct)}) as before:
+            yield Link(direct=direct, through=before["through"])
+
+
+@contextlib.asynccontextmanager
+async def tunnels(home: Home, build: Build, ways: Mapping[str, Way]) -> AsyncIterator[dict[str, Path]]:
+    """Both tunnels, with identities of their own. Yields the sockets before them, named as the ``ways`` are."""
     now = time.time()
     authority = Authority.create(home.ensure().authority, MESH, now)
     revoked = authority.sign_revocations(Revocations(number=1, updated_at=now - 300))
@@ -66,15 +84,14 @@ async def running(home: Home, build: Build) -> AsyncIterator[Link]:
         key = signing_request.new_key()
         leaf = authority.sign_csr(signing_request.csr_for(key), uri, now)
         identity.install(home.root / end, key_pem(key), leaf.pem, authority.ca_pem, revoked)
-    direct, through = home.socket("mirror"), home.socket("through")
-    routes.write_ingress(home.run / "ingress.routes", [routes.IngressRoute(routes.AGENT_ALPN, direct, ends["egress"])])
+    inward = [routes.IngressRoute(way.alpn, way.socket, ends["egress"]) for way in ways.values()]
+    routes.write_ingress(home.run / "ingress.routes", inward)
     async with contextlib.AsyncExitStack() as stack:
 
-        async def start(name: str, argv: tuple[str, ...], ready: Path) -> None:
+        async def start(name: str, argv: tuple[str, ...]) -> None:
             await stack.enter_async_context(child.running(name, argv, env={}, on_line=lambda _: None))
-            await _until_socket(ready)
+            await until_socket(home.socket(name))
 
-        await start("mirror", (sys.executable, "-I", mirror.__file__, str(direct)), direct)
         argv = command.ingress(
             build.tunnel,
             listen="127.0.0.1:0",
@@ -82,15 +99,14 @@ async def running(home: Home, build: Build) -> AsyncIterator[Link]:
             routes=home.run / "ingress.routes",
             status=home.socket("ingress"),
         )
-        await start("ingress", argv, home.socket("ingress"))
+        await start("ingress", argv)
         listen = (await tunnel_status.fetch(home.socket("ingress"))).listen
-        routes.write_egress(
-            home.run / "egress.routes", [routes.EgressRoute(through, listen, routes.AGENT_ALPN, ends["ingress"])]
-        )
+        before = {name: home.socket(name) for name in ways}
+        outward = [routes.EgressRoute(before[name], listen, way.alpn, ends["ingress"]) for name, way in ways.items()]
+        routes.write_egress(home.run / "egress.routes", outward)
         common = {"identity": home.root / "egress", "routes": home.run / "egress.routes"}
-        argv = command.egress(build.tunnel, status=home.socket("egress"), **common)
-        await start("egress", argv, home.socket("egress"))
-        yield Link(direct=direct, through=through)
+        await start("egress", command.egress(build.tunnel, status=home.socket("egress"), **common))
+        yield before
 
 
 async def round_trip(link: Link, *, pings: int, repeats: int) -> RoundTrip:
@@ -175,7 +191,7 @@ def _encrypt(openssl: str) -> float:
     return float(kilobytes[1]) * 1000 / GB
 
 
-async def _until_socket(path: Path) -> None:
+async def until_socket(path: Path) -> None:
     deadline = time.monotonic() + START_LIMIT_S
     while not path.is_socket():
         if time.monotonic() > deadline:

@@ -14,6 +14,7 @@ import msgspec
 
 from rpcmesh import native_build, paths
 from rpcmesh.bench import decode, link
+from rpcmesh.bench import guard as guard_cost
 from rpcmesh.bench.rounds import Comparison
 from rpcmesh.cli import progress
 from rpcmesh.cli.build import open_or_build
@@ -27,10 +28,17 @@ PINGS = 2000
 
 
 class Figures(msgspec.Struct, frozen=True):
-    """What ``--json`` writes."""
+    """What ``--json`` of ``tunnel`` writes."""
 
     compared: tuple[Comparison, ...]
     round_trip: link.RoundTrip
+
+
+class GuardFigures(msgspec.Struct, frozen=True):
+    """What ``--json`` of ``guard`` writes."""
+
+    alone: guard_cost.Alone
+    decode: Comparison
 
 
 @click.group()
@@ -38,25 +46,31 @@ def bench() -> None:
     """Measure rpcmesh beside its rivals, in one run, turn about."""
 
 
-@bench.command()
-@click.option("--rounds", type=click.IntRange(1, 100), default=7, show_default=True, help="How many pairs of turns.")
-@click.option("--tokens", type=click.IntRange(16, 900), default=128, show_default=True, help="Tokens in each turn.")
-@click.option(
+_ROUNDS = click.option(
+    "--rounds", type=click.IntRange(1, 100), default=7, show_default=True, help="How many pairs of turns."
+)
+_TOKENS = click.option(
+    "--tokens", type=click.IntRange(16, 900), default=128, show_default=True, help="Tokens in each turn."
+)
+_JSON = click.option(
     "--json",
     "json_file",
     type=click.Path(path_type=Path, dir_okay=False, writable=True),
     help="Write the figures here too.",
 )
+
+
+@bench.command()
+@_ROUNDS
+@_TOKENS
+@_JSON
 def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
     """Decode, push bytes and ping through mutual TLS, beside what has none.
 
     Decoding: SmolLM2 split over two workers on this machine, one thread each, through the mesh and over llama.cpp's own
     plaintext RPC. Bytes and pings: through both tunnels, beside bare encryption and a bare Unix socket.
     """
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise RpcmeshError(
-            f"cannot write {str(json_file)!r}: its directory is missing or not yours", hint="choose another --json FILE"
-        )
+    _require_writable(json_file)
     built = open_or_build("auto", None)
     with progress.task("rival build") as report:
         stock = native_build.stock(
@@ -75,6 +89,38 @@ def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
             _show(Figures(compared=tuple(compared), round_trip=pinged), json_file)
 
         run(stopped_early(measure()))
+
+
+@bench.command()
+@_ROUNDS
+@_TOKENS
+@_JSON
+def guard(rounds: int, tokens: int, json_file: Path | None) -> None:
+    """Measure what the check of every RPC message costs, beside what it may cost.
+
+    The guard alone: the check of a graph as long as a large model's, and weights passing. Then decoding: SmolLM2 on a
+    worker with one thread, through both tunnels, with the guard and under a name for which the tunnel has none.
+    """
+    _require_writable(json_file)
+    built = open_or_build("auto", None)
+    with progress.task(f"model {MODEL}") as report:
+        model = catalog.pull(MODEL, paths.default_cache(), report)
+    with progress.task("guard") as report:
+        alone = guard_cost.alone(paths.default_cache(), paths.shipped("native"), report)
+    with _scratch_homes() as (_, home):
+
+        async def measure() -> None:
+            decoded = await guard_cost.compare(home, built, model, tokens=tokens, repeats=rounds)
+            _show_guard(GuardFigures(alone=alone, decode=decoded), json_file)
+
+        run(stopped_early(measure()))
+
+
+def _require_writable(json_file: Path | None) -> None:
+    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
+        raise RpcmeshError(
+            f"cannot write {str(json_file)!r}: its directory is missing or not yours", hint="choose another --json FILE"
+        )
 
 
 @contextlib.contextmanager
@@ -104,6 +150,29 @@ def _show(figures: Figures, json_file: Path | None) -> None:
         f"round trip of 64 bytes: {trip.tunnel_p50_us:.0f} us P50, {trip.tunnel_p99_us:.0f} us P99; "
         f"{trip.added_p50_us:.0f} and {trip.added_p99_us:.0f} us more than over a bare Unix socket"
     )
+    _write(figures, json_file)
+
+
+def _show_guard(figures: GuardFigures, json_file: Path | None) -> None:
+    alone, decoded = figures.alone, figures.decode
+    graph = f"check of a llama's graph, {alone.graph_nodes} nodes and {alone.graph_tensors} tensors"
+    print_table(
+        ("WHAT", "MEASURED", "TARGET"),
+        [
+            (graph, f"{alone.graph_check_us:.0f} us", "at most 150 us"),
+            ("SET_TENSOR payloads, 256 KiB each", f"{alone.payloads_gb_s:.1f} GB/s", "at least 3 GB/s"),
+            (
+                f"{decoded.what}, over {decoded.rival_name}",
+                f"{decoded.ratio:.3f} ({decoded.ours:.1f} and {decoded.rival:.1f} {decoded.unit})",
+                "at least 0.99",
+            ),
+        ],
+        empty="",
+    )
+    _write(figures, json_file)
+
+
+def _write(figures: Figures | GuardFigures, json_file: Path | None) -> None:
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
         out.print(f"written: {json_file}")

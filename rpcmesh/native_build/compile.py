@@ -53,17 +53,17 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def build_id(self) -> str:
-        return _short(self.source.digest, self.native_digest)
+        return short_hash(self.source.digest, self.native_digest)
 
     @property
     def work_key(self) -> str:
         """Names the object tree: a change in native/ alone compiles native/ alone."""
         place = (str(self.source.llama), self.generator)
-        return _short(self.source.digest, *place, self.backend, self.compiler, *self.options)
+        return short_hash(self.source.digest, *place, self.backend, self.compiler, *self.options)
 
     @property
     def key(self) -> str:
-        return _short(self.source.digest, self.native_digest, self.backend, self.compiler, *self.options)
+        return short_hash(self.source.digest, self.native_digest, self.backend, self.compiler, *self.options)
 
 
 def build(*, cache: Path, native: Path, backend: Backend, llama: Path | None, progress: Progress) -> Build:
@@ -78,7 +78,7 @@ def build(*, cache: Path, native: Path, backend: Backend, llama: Path | None, pr
     finished = cache / "builds" / plan.key
     if finished.is_dir():
         return open_build(finished)
-    with _locked(cache / "builds" / f"{plan.work_key}.lock", progress):
+    with locked(cache / "builds" / f"{plan.work_key}.lock", progress):
         if not finished.is_dir():
             disk.require_free(cache, _NEEDED_BYTES, "the native build")
             with disk.full_disk_is_one_line(cache):
@@ -95,7 +95,7 @@ def stock(*, cache: Path, native: Path, backend: Backend, progress: Progress) ->
     ours = build(cache=cache, native=native, backend=backend, llama=None, progress=progress)
     plan = _plan(source.pinned(cache), native, choose_backend(backend))
     place, work = cache / "bench" / plan.key, cache / "work" / plan.work_key
-    with _locked(cache / "builds" / f"{plan.work_key}.lock", progress):
+    with locked(cache / "builds" / f"{plan.work_key}.lock", progress):
         if not place.is_dir():
             _make(plan, work, ("ggml-rpc-stock",), progress)
             with _whole(place) as scratch:
@@ -141,7 +141,7 @@ def _make(plan: Plan, work: Path, targets: Sequence[str], progress: Progress) ->
     """Configure and compile ``targets`` in the object tree below ``work``."""
     work.mkdir(parents=True, exist_ok=True)
     # Compiled from a copy in a fixed place, so that the object tree serves every checkout and wheel of rpcmesh.
-    _mirror(plan.native, work / "native")
+    mirror(plan.native, work / "native")
     if source.tree_digest(work / "native") != plan.native_digest:
         raise RpcmeshError(f"{str(plan.native)!r} changed while it was read", hint="run the same command again")
     log = work / "build.log"
@@ -151,12 +151,12 @@ def _make(plan: Plan, work: Path, targets: Sequence[str], progress: Progress) ->
     compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *targets]
     with log.open("w", encoding="utf-8") as out:
         progress("configure", 0.0)
-        _run(configure, out.write, log, lambda _: None)
+        run(configure, out.write, log, lambda _: None)
         progress("compile", 0.0)
-        _run(compile_all, out.write, log, lambda done: progress("compile", done))
+        run(compile_all, out.write, log, lambda done: progress("compile", done))
 
 
-def _run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
+def run(command: list[str], write: Callable[[str], object], log: Path, fraction: Callable[[float], None]) -> None:
     tail: list[str] = []
     # Errors are recognised by their words, which some compilers translate.
     with commands.started(command, {"LC_ALL": "C.UTF-8"}) as child:
@@ -225,7 +225,7 @@ def _whole(finished: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _mirror(native: Path, copy: Path) -> None:
+def mirror(native: Path, copy: Path) -> None:
     """Make ``copy`` equal to ``native``, leaving equal files untouched so that their objects stay fresh."""
     wanted = {path.relative_to(native): path for path in native.rglob("*") if path.is_file()}
     for path in [path for path in copy.rglob("*") if path.is_file() and path.relative_to(copy) not in wanted]:
@@ -238,7 +238,7 @@ def _mirror(native: Path, copy: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def locked(path: Path, progress: Progress) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -249,5 +249,5 @@ def _locked(path: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _short(*parts: str) -> str:
+def short_hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

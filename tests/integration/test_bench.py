@@ -1,4 +1,4 @@
-"""``rpcmesh bench tunnel`` measures for real, writes what it found and cleans up. No speed is asserted."""
+"""``rpcmesh bench …`` measures for real, writes what it found and cleans up. No speed is asserted."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def running(scratch: Path, *options: str) -> Iterator[Bench]:
-    command = [*RPCMESH, "bench", "tunnel", "--rounds", "1", "--tokens", "16", *options]
+def running(scratch: Path, *options: str, verb: str = "tunnel") -> Iterator[Bench]:
+    command = [*RPCMESH, "bench", verb, "--rounds", "1", "--tokens", "16", *options]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -106,6 +106,28 @@ def test_the_figures_are_measured_shown_and_written(build: Build, smollm2: Path,
     assert_nothing_is_left(scratch, homes)
 
 
+def test_the_guard_s_cost_is_measured_shown_and_written(
+    build: Build, smollm2: Path, scratch: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "figures.json"
+
+    with running(scratch, "--json", str(written), verb="guard") as bench:
+        shown, said = bench.process.communicate(timeout=LIMIT_S)
+
+    assert bench.process.returncode == 0, said
+    figures = json.loads(written.read_text())
+    alone, decoded = figures["alone"], figures["decode"]
+    assert alone["graph_nodes"] >= 1300
+    assert alone["graph_tensors"] > alone["graph_nodes"]
+    assert alone["graph_check_us"] > 0
+    assert alone["payloads_gb_s"] > 0
+    assert decoded["pairs"] == [[decoded["ours"], decoded["rival"]]]
+    assert decoded["ratio"] == pytest.approx(decoded["ours"] / decoded["rival"])
+    for target in ("at most 150 us", "at least 3 GB/s", "at least 0.99"):
+        assert target in shown
+    assert_nothing_is_left(scratch, [])
+
+
 # What the disk shows when each part of the measurement has begun.
 STAGES: dict[str, Callable[[list[Home]], bool]] = {
     "decode": lambda homes: len(homes) > 2 and homes[2].socket("tunnel").exists(),
@@ -126,10 +148,11 @@ def test_it_can_be_stopped_underway_and_leaves_nothing(build: Build, smollm2: Pa
     assert_nothing_is_left(scratch, homes)
 
 
-def test_figures_that_could_not_be_written_are_not_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["tunnel", "guard"])
+def test_figures_that_could_not_be_written_are_not_measured(tmp_path: Path, verb: str) -> None:
     wanted = tmp_path / "nowhere" / "figures.json"
 
-    refused = run_cli(tmp_path, "bench", "tunnel", "--json", str(wanted))
+    refused = run_cli(tmp_path, "bench", verb, "--json", str(wanted))
 
     assert refused.returncode == 1
     assert refused.stdout == ""

@@ -6,10 +6,13 @@ from enum import StrEnum
 
 import msgspec
 
+from rpcmesh.coordinator.failover import Failover, Tally
 from rpcmesh.engine.messages import LoadedModel
 from rpcmesh.firewall.watch import State
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import GUEST_WORKER
+
+FAILOVERS_KEPT = 8
 
 
 class NodeState(StrEnum):
@@ -55,8 +58,12 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
+    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage."""
+
     nodes: dict[str, Node] = {}
     model: Model = Model()
+    failovers: tuple[Failover, ...] = ()
+    failover_seconds: dict[str, Tally] = {}
 
 
 class NodeJoined(msgspec.Struct, frozen=True):
@@ -117,6 +124,12 @@ class LinksSeen(msgspec.Struct, frozen=True):
     routes: frozenset[str]
 
 
+class FailoverSeen(msgspec.Struct, frozen=True):
+    """A failover reached another stage."""
+
+    failover: Failover
+
+
 Event = (
     NodeJoined
     | NodeAnswered
@@ -129,6 +142,7 @@ Event = (
     | ModelFailed
     | ModelLost
     | LinksSeen
+    | FailoverSeen
 )
 
 
@@ -159,6 +173,20 @@ def apply(cluster: Cluster, event: Event) -> Cluster:
             return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.WAITING, reason=reason))
         case LinksSeen(loaded, routes):
             return _without_engine_if_cut(cluster, loaded, routes)
+        case FailoverSeen(failover):
+            return _with_failover(cluster, failover)
+
+
+def _with_failover(cluster: Cluster, failover: Failover) -> Cluster:
+    """``failover`` in place of what was known of it before. Its last stage is the new one."""
+    others = tuple(each for each in cluster.failovers if each.at != failover.at)
+    stage, after_s = list(failover.stages.items())[-1]
+    tally = cluster.failover_seconds.get(stage, Tally()).plus(after_s)
+    return msgspec.structs.replace(
+        cluster,
+        failovers=(*others, failover)[-FAILOVERS_KEPT:],
+        failover_seconds={**cluster.failover_seconds, stage: tally},
+    )
 
 
 def _without_engine_if_cut(cluster: Cluster, loaded: LoadedModel | None, routes: frozenset[str]) -> Cluster:

@@ -85,6 +85,10 @@ class Engine:
     def pid(self) -> int | None:
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return not self._lost.done()
+
     async def __aenter__(self) -> Engine:
         return self
 

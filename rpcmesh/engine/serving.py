@@ -131,7 +131,7 @@ class Serving:
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
         self._scheduler.submit(request.id, tokens, left)
         self._open[request.id] = _Completion(
-            sampler=self._sampler(request.sampling, request.ignore_eos, tokens),
+            sampler=self._sampler(request.sampling, request.ignore_eos, tokens, len(resumed)),
             text=text,
             n_prompt=len(prompt),
             n_completion=len(resumed),
@@ -161,9 +161,9 @@ class Serving:
             )
         return tokens
 
-    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int]) -> Sampler:
+    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int], n_sampled: int) -> Sampler:
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens)
+        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens, n_sampled=n_sampled)
 
     def _delta(self, sampled: Sampled) -> Delta:
         completion = self._open[sampled.id]

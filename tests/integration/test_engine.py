@@ -210,6 +210,23 @@ async def test_emoji_arrive_whole_and_a_resumed_answer_continues_inside_one(engi
     assert rest[-1].usage == whole[-1].usage
 
 
+async def test_a_resumed_answer_throws_the_dice_on_from_where_they_stood(engine: Engine) -> None:
+    sampling = Sampling(temperature=0.7, seed=11)
+    asked = GenerateRequest("whole", FRANCE, 12, sampling, ignore_eos=True)
+    whole = token_ids(await answer(engine, asked))
+
+    rest = [
+        token_ids(
+            await answer(
+                engine, GenerateRequest(f"from {sent}", FRANCE, 12, sampling, True, resume_token_ids=whole[:sent])
+            )
+        )
+        for sent in (1, 5, 11)
+    ]
+
+    assert rest == [whole[sent:] for sent in (1, 5, 11)]
+
+
 async def test_a_resumed_answer_with_an_unknown_token_fails_alone(engine: Engine) -> None:
     with pytest.raises(EngineRequestError, match="token -1 is not in the vocabulary"):
         await answer(engine, GenerateRequest("r", FRANCE, 8, GREEDY, resume_token_ids=(-1,)))

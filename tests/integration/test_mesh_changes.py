@@ -105,29 +105,52 @@ async def test_a_leaf_past_half_its_life_is_renewed_under_live_sessions(build: B
         assert [seen.id for seen in later.sessions if seen.route == "rpcmesh/rpc/w0"] == [engine_sessions[0].id]
 
 
-async def test_a_killed_worker_costs_the_open_answer_a_typed_error_and_then_the_mesh_answers_again(
-    build: Build, smollm2: Path
-) -> None:
+async def test_a_worker_killed_in_mid_answer_costs_its_client_nothing(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2) as mesh:
         at = whole_mesh.endpoint(mesh)
         agent = node_in(await mesh.admin.status(), "node-1").agent
         assert agent is not None
         pid = agent.workers[0].pid
         assert pid is not None
-        asked = asyncio.create_task(whole_mesh.answer(at, "Write a long story about the sea.", 400))
+        pieces: list[str] = []
+        asked = asyncio.create_task(whole_mesh.tell(at, "Write a long story about the sea.", 200, pieces.append))
 
-        async def busy() -> bool | None:
-            links = (await mesh.admin.status()).links
-            return True if any(link.bytes_in > 0 and link.route == "node-1.w0" for link in links) else None
+        async def some_text() -> bool | None:
+            return len(pieces) > 20 or None
 
-        await until(busy, "traffic to the worker")
+        await until(some_text, "twenty pieces of the story")
         os.kill(pid, signal.SIGKILL)
+        before = "".join(pieces)
 
-        with pytest.raises(RpcmeshError, match=r"broke off|answered 503"):
-            await asked
+        story = await asked
+        assert story.text.startswith(before)
+        assert story.completion_tokens == 200
         report = await until_report(mesh, lambda seen: seen.ready and is_restarted(seen), "a ready mesh")
         assert {part.node for part in report.model.placement if part.layers} == {"node-1", "node-2"}
+        assert [(failover.answers, [*failover.stages]) for failover in report.failovers] == [
+            (1, ["planned", "engine_started", "loaded", "first_new_token"])
+        ]
         assert "Paris" in (await whole_mesh.answer(at, whole_mesh.FRANCE)).text
+
+
+async def test_an_answer_that_no_machine_is_left_for_ends_with_a_typed_error(build: Build, smollm2: Path) -> None:
+    async with whole_mesh.founded(build, smollm2, min_workers=1, failover_wait_s=0.5) as mesh:
+        await mesh.join("node-1")
+        await mesh.run_node("node-1")
+        await mesh.ready(lambda _: None, whole_mesh.READY_LIMIT_S)
+        pieces: list[str] = []
+        asked = asyncio.create_task(
+            whole_mesh.tell(whole_mesh.endpoint(mesh), "Write a long story about the sea.", 400, pieces.append)
+        )
+
+        async def some_text() -> bool | None:
+            return len(pieces) > 5 or None
+
+        await until(some_text, "five pieces of the story")
+        await mesh.processes.pop("node-1").stop(10)
+
+        with pytest.raises(RpcmeshError, match="the machines that are left cannot run this model"):
+            await asked
 
 
 def is_restarted(report: StatusReport) -> bool:

@@ -70,9 +70,19 @@ class Runtime:
         """Drop a sequence's KV cells."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def sampler(self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int]) -> Sampler:
+    def sampler(
+        self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int], n_sampled: int
+    ) -> Sampler:
         """A sampler for one sequence, see :class:`Sampler`."""
-        return Sampler(self._context, self.vocabulary, sampling, seed=seed, ignore_eos=ignore_eos, seen=seen)
+        return Sampler(
+            self._context,
+            self.vocabulary,
+            sampling,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            seen=seen,
+            n_sampled=n_sampled,
+        )
 
     def _allocate_batch(self, n_batch: int) -> None:
         # One set of arrays for the life of the context. Each token's sequence list is one id, at a fixed address.

@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpcmesh.coordinator import state
+from rpcmesh.coordinator.failover import Failover, Stage, Tally
 from rpcmesh.coordinator.state import (
+    FAILOVERS_KEPT,
     Cluster,
     Event,
+    FailoverSeen,
     LinksSeen,
     Model,
     ModelFailed,
@@ -200,6 +203,28 @@ FAILED = Model("tiny", ModelState.FAILED, "no memory")
 def test_a_failed_load_is_tried_again_when_another_worker_comes_up(before: Node, event: Event, again: bool) -> None:
     after = fold(cluster(before, model=FAILED), event).model
     assert after == (Model("tiny", ModelState.WAITING, "no memory") if again else FAILED)
+
+
+def test_a_failover_is_known_by_its_last_stage_and_every_stage_is_counted() -> None:
+    begun = Failover(at=100.0, reason="lost", answers=2, silence_s=0.01)
+    planned = begun.reached(Stage.PLANNED, 0.1)
+    loaded = planned.reached(Stage.LOADED, 1.5)
+    another = Failover(200.0, "lost again", 0, 0.0).reached(Stage.PLANNED, 0.3)
+
+    after = fold(cluster(), *(FailoverSeen(each) for each in (planned, loaded, another)))
+
+    assert after.failovers == (loaded, another)
+    assert loaded.stages == {"planned": 0.1, "loaded": 1.5}
+    assert after.failover_seconds == {"planned": Tally(2, 0.4), "loaded": Tally(1, 1.5)}
+
+
+def test_only_the_last_failovers_are_kept() -> None:
+    seen = [
+        FailoverSeen(Failover(float(at), "lost", 0, 0.0).reached(Stage.PLANNED, 0.1))
+        for at in range(FAILOVERS_KEPT + 3)
+    ]
+
+    assert [failover.at for failover in fold(cluster(), *seen).failovers] == [*range(3, FAILOVERS_KEPT + 3)]
 
 
 def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:

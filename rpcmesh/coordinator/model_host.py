@@ -34,6 +34,9 @@ log = structlog.get_logger(__name__)
 # A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
 SPREAD_AFTER_S = 5.0
 SPREAD_CHECK_S = 1.0
+# A worker that ended is ready again within a second, and worth the wait: with it the model fits as before.
+RESTART_GRACE_S = 1.5
+RESTART_POLL_S = 0.05
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -56,14 +59,18 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
-    """Whether to load the wanted model now, and on which workers."""
+    """Whether to load the wanted model now, and on which workers.
+
+    A model that has served goes on with what is left of the cluster, be it less than ``min_workers``.
+    """
     if cluster.model.state is not state.ModelState.WAITING:
         return Wait("no model is waiting")
     if not state.settled(cluster):
         return Wait("some nodes have not been heard of yet")
     workers = state.workers_in(cluster)
-    if len(workers) < min_workers and not use_local_device:
-        return Wait(f"{len(workers)} of at least {min_workers} workers are ready")
+    least = 1 if cluster.model.served else min_workers
+    if len(workers) < least and not use_local_device:
+        return Wait(f"{len(workers)} of at least {least} workers are ready")
     return Load(workers)
 
 
@@ -176,14 +183,21 @@ class ModelHost:
                     continue
                 log.warning("engine_lost", reason=ended.reason)
                 exits.append(time.monotonic())
-                # What the last poll saw may be older than the loss: look before planning again.
-                await self._look_again()
-                self._reached(Stage.PLANNED)
                 await self._pause(exits)
+                await self._survey()
+                self._reached(Stage.PLANNED)
             except RpcmeshError as refused:
                 # The engine refused the load, or the model's file has gone: trying the same again would not help.
                 log.error("model_failed", reason=refused.message)
                 self._give_up(refused.message)
+
+    async def _survey(self) -> None:
+        """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly."""
+        deadline = time.monotonic() + RESTART_GRACE_S
+        await self._look_again()
+        while state.restarting(self._cluster()) and time.monotonic() < deadline:
+            await asyncio.sleep(RESTART_POLL_S)
+            await self._look_again()
 
     async def _serve_once(self, move: Load) -> Ended:
         """Load and serve until the engine ends or the cluster says that it is of no use."""
@@ -202,6 +216,9 @@ class ModelHost:
                 finally:
                     self._seat.leave()
                 self._begin_failover(ended)
+                if not ended.planned:
+                    # It may be waiting for a machine that is gone, and open answers wait for its end.
+                    engine.kill()
                 return ended
         except EngineLost as lost:
             return Ended(lost.message)

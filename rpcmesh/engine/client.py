@@ -154,6 +154,10 @@ class Engine:
         """Waits for the process's end, whatever its reason, and says what is known about it."""
         return await asyncio.shield(self._lost)
 
+    def kill(self) -> None:
+        """End the process at once: what it is busy with is of no use any more."""
+        self._child.kill()
+
     async def close(self) -> None:
         """End the process, kindly and then not, and reap it. Whoever still waits for it gets EngineLost."""
         try:

@@ -29,6 +29,7 @@ from rpcmesh.coordinator.state import (
     NodeRevoked,
     NodeState,
     NodeUnreachable,
+    restarting,
 )
 from rpcmesh.engine.messages import DeviceLayers, LoadedModel
 from rpcmesh.firewall.watch import FirewallStatus, State
@@ -77,7 +78,7 @@ A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
 DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
 A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
 LOADING = Model("tiny", ModelState.LOADING, progress=0.5)
-READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED)
+READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED, served=True)
 
 
 def cluster(*nodes: Node, model: Model | None = None) -> Cluster:
@@ -128,14 +129,19 @@ def test_a_node(before: Node | None, events: list[Event], after: Node | None) ->
     assert found == cluster(*filter(None, [after]))
 
 
+SERVED_WAITS = Model("tiny", ModelState.WAITING, "a left", served=True)
+SERVED_LOADS = Model("tiny", ModelState.LOADING, progress=0.5, served=True)
+SERVED_FAILED = Model("tiny", ModelState.FAILED, "no", served=True)
 MODEL_STEPS: list[tuple[str, Model, Event, Model]] = [
     ("is wanted", Model(), ModelWanted("tiny"), Model("tiny", ModelState.WAITING)),
     ("gives way to another", READY, ModelWanted("large"), Model("large", ModelState.WAITING)),
     ("begins to load", Model("tiny", ModelState.WAITING, "lost"), ModelLoading(0.5), LOADING),
     ("is loaded", LOADING, ModelLoaded(LOADED), READY),
+    ("that served still loads as one that did", SERVED_WAITS, ModelLoading(0.5), SERVED_LOADS),
+    ("that served still fails as one that did", SERVED_LOADS, ModelFailed("no"), SERVED_FAILED),
     ("fails", LOADING, ModelFailed("no memory"), Model("tiny", ModelState.FAILED, "no memory")),
     ("is lost while loading", LOADING, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
-    ("is lost while serving", READY, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
+    ("is lost while serving", READY, ModelLost("a left"), SERVED_WAITS),
 ]
 
 
@@ -154,7 +160,7 @@ PLACED = msgspec.structs.replace(
         DeviceLayers(None, None, "CPU", (), output=False, weight_bytes=1),
     ),
 )
-SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED)
+SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED, served=True)
 LINKS = frozenset({"a.w0", "a.agent", "b.w0", "b.agent"})
 
 
@@ -181,7 +187,42 @@ def test_links_that_suffice_change_nothing(before: Model, seen: LinksSeen) -> No
 def test_an_idle_engine_that_was_cut_off_from_a_worker_is_loaded_again(lost: str) -> None:
     after = fold(cluster(model=SERVING), LinksSeen(PLACED, LINKS - {f"{lost}.w0"}))
     reason = f"the connection to worker w0 of {lost} has ended"
-    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason))
+    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason, served=True))
+
+
+A_AND_B = (A_UP, Node("b", "10.0.0.2:7443", NodeState.UP, "", agent("b", w0="ready")))
+
+
+@pytest.mark.parametrize(
+    ("events", "goes_on"),
+    [
+        ([LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS)], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"b.w0"}))], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], False),
+    ],
+    ids=["a quiet link", "a quiet agent", "another's link", "both"],
+)
+def test_a_machine_is_frozen_when_its_agent_and_its_link_are_quiet(events: list[Event], goes_on: bool) -> None:
+    after = fold(cluster(*A_AND_B, model=SERVING), *events)
+
+    assert (after.model == SERVING) is goes_on
+    assert goes_on or after.model.reason == "nothing is heard of a: no answer"
+
+
+@pytest.mark.parametrize(
+    ("node", "soon"),
+    [
+        (Node("a", "", NodeState.UP, "", agent("a", w0="starting")), True),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="backoff")), True),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="ready", guest="starting")), False),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="given_up")), False),
+        (Node("a", "", NodeState.DOWN, "", agent("a", w0="backoff")), False),
+        (Node("a", ""), False),
+    ],
+)
+def test_a_worker_that_is_being_restarted_is_worth_a_wait(node: Node, soon: bool) -> None:
+    assert restarting(cluster(node)) is soon
 
 
 FAILED = Model("tiny", ModelState.FAILED, "no memory")

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 # A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
 SPREAD_AFTER_S = 5.0
 SPREAD_CHECK_S = 1.0
+STANDBY_AFTER_S = 2.0
 # A worker that ended is ready again within a second, and worth the wait: with it the model fits as before.
 RESTART_GRACE_S = 1.5
 RESTART_POLL_S = 0.05
@@ -249,7 +250,7 @@ class ModelHost:
         self._idle_since = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(engine.lost())
-            preparing = group.create_task(self._standby.prepare())
+            preparing = group.create_task(self._standby.prepare(STANDBY_AFTER_S))
             while self._cluster().model.state is state.ModelState.READY:
                 self._changed.clear()
                 changing = group.create_task(self._changed.wait())

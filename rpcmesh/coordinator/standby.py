@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,8 +19,12 @@ class Standby:
         self._start = start
         self._ready: Engine | None = None
 
-    async def prepare(self) -> None:
-        """Have one ready. That it cannot be had now is no failure: the load that needs it will try for itself."""
+    async def prepare(self, after_s: float) -> None:
+        """Have one ready, ``after_s`` seconds from now: just after a load, open answers need this machine more.
+
+        That it cannot be had now is no failure: the load that needs it will try for itself.
+        """
+        await asyncio.sleep(after_s)
         if self._ready is not None and self._ready.alive:
             return
         await self.close()

@@ -96,7 +96,7 @@ async def _run(home: paths.Home, built: Build, model_file: Path, wishes: Wishes)
     library.add(home, model_file, MODEL)
     async with local_mesh.running(home, built) as mesh:
         report = await _bring_up(mesh, wishes)
-        endpoint = ask.Endpoint(url=mesh.url, api_key=_key(home), ca_file=mesh.ca_file, model=MODEL)
+        endpoint = ask.Endpoint(url=mesh.url, api_key=demo_key(home), ca_file=mesh.ca_file, model=MODEL)
         answer = await _ask(endpoint, wishes)
         shown = _shown(wishes, answer, report)
         if not wishes.as_json:
@@ -127,7 +127,8 @@ async def _bring_up(mesh: local_mesh.LocalMesh, wishes: Wishes) -> StatusReport:
         return await mesh.ready(lambda seen: report(seen.model.state, seen.model.progress), READY_LIMIT_S)
 
 
-def _key(home: paths.Home) -> str:
+def demo_key(home: paths.Home) -> str:
+    """A new API key of the mesh in ``home``."""
     now = time.time()
     secret, made = keys.mint("demo", now)
     with founding.open_mesh(home) as opened:

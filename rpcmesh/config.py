@@ -72,6 +72,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_seq_max: int = 8
     n_batch: int = 512
     n_threads: int = 0
+    # How long an open answer waits for an engine after its own was lost, before its client is told that there is none.
+    failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

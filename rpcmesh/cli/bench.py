@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,12 +15,12 @@ from rpcmesh import native_build, paths
 from rpcmesh.bench import decode, link
 from rpcmesh.bench import guard as guard_cost
 from rpcmesh.bench.rounds import Comparison
-from rpcmesh.cli import progress
+from rpcmesh.cli import figures, progress
+from rpcmesh.cli.bench_chaos import chaos
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
 from rpcmesh.cli.output import out, print_table
 from rpcmesh.cli.running import run, stopped_early
-from rpcmesh.errors import RpcmeshError
 from rpcmesh.models import catalog
 
 PINGS = 2000
@@ -52,25 +51,19 @@ _ROUNDS = click.option(
 _TOKENS = click.option(
     "--tokens", type=click.IntRange(16, 900), default=128, show_default=True, help="Tokens in each turn."
 )
-_JSON = click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False, writable=True),
-    help="Write the figures here too.",
-)
 
 
 @bench.command()
 @_ROUNDS
 @_TOKENS
-@_JSON
+@figures.JSON_FILE
 def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
     """Decode, push bytes and ping through mutual TLS, beside what has none.
 
     Decoding: SmolLM2 split over two workers on this machine, one thread each, through the mesh and over llama.cpp's own
     plaintext RPC. Bytes and pings: through both tunnels, beside bare encryption and a bare Unix socket.
     """
-    _require_writable(json_file)
+    figures.require_writable(json_file)
     built = open_or_build("auto", None)
     with progress.task("rival build") as report:
         stock = native_build.stock(
@@ -94,14 +87,14 @@ def tunnel(rounds: int, tokens: int, json_file: Path | None) -> None:
 @bench.command()
 @_ROUNDS
 @_TOKENS
-@_JSON
+@figures.JSON_FILE
 def guard(rounds: int, tokens: int, json_file: Path | None) -> None:
     """Measure what the check of every RPC message costs, beside what it may cost.
 
     The guard alone: the check of a graph as long as a large model's, and weights passing. Then decoding: SmolLM2 on a
     worker with one thread, through both tunnels, with the guard and under a name for which the tunnel has none.
     """
-    _require_writable(json_file)
+    figures.require_writable(json_file)
     built = open_or_build("auto", None)
     with progress.task(f"model {MODEL}") as report:
         model = catalog.pull(MODEL, paths.default_cache(), report)
@@ -114,13 +107,6 @@ def guard(rounds: int, tokens: int, json_file: Path | None) -> None:
             _show_guard(GuardFigures(alone=alone, decode=decoded), json_file)
 
         run(stopped_early(measure()))
-
-
-def _require_writable(json_file: Path | None) -> None:
-    if json_file is not None and not os.access(json_file.absolute().parent, os.W_OK):
-        raise RpcmeshError(
-            f"cannot write {str(json_file)!r}: its directory is missing or not yours", hint="choose another --json FILE"
-        )
 
 
 @contextlib.contextmanager
@@ -136,25 +122,25 @@ def _scratch_homes() -> Iterator[tuple[paths.Home, paths.Home]]:
                 shutil.rmtree(home.run, ignore_errors=True)
 
 
-def _show(figures: Figures, json_file: Path | None) -> None:
+def _show(measured: Figures, json_file: Path | None) -> None:
     print_table(
         ("WHAT", "RPCMESH", "RIVAL", "RATIO", "RIVAL IS"),
         [
             (one.what, f"{one.ours:.2f} {one.unit}", f"{one.rival:.2f} {one.unit}", f"{one.ratio:.2f}", one.rival_name)
-            for one in figures.compared
+            for one in measured.compared
         ],
         empty="",
     )
-    trip = figures.round_trip
+    trip = measured.round_trip
     out.print(
         f"round trip of 64 bytes: {trip.tunnel_p50_us:.0f} us P50, {trip.tunnel_p99_us:.0f} us P99; "
         f"{trip.added_p50_us:.0f} and {trip.added_p99_us:.0f} us more than over a bare Unix socket"
     )
-    _write(figures, json_file)
+    figures.write(measured, json_file)
 
 
-def _show_guard(figures: GuardFigures, json_file: Path | None) -> None:
-    alone, decoded = figures.alone, figures.decode
+def _show_guard(measured: GuardFigures, json_file: Path | None) -> None:
+    alone, decoded = measured.alone, measured.decode
     graph = f"check of a llama's graph, {alone.graph_nodes} nodes and {alone.graph_tensors} tensors"
     print_table(
         ("WHAT", "MEASURED", "TARGET"),
@@ -169,10 +155,7 @@ def _show_guard(figures: GuardFigures, json_file: Path | None) -> None:
         ],
         empty="",
     )
-    _write(figures, json_file)
+    figures.write(measured, json_file)
 
 
-def _write(figures: Figures | GuardFigures, json_file: Path | None) -> None:
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
-        out.print(f"written: {json_file}")
+bench.add_command(chaos)

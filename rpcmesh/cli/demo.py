@@ -16,8 +16,9 @@ from rpcmesh.cli.running import hold_signals, run, stopped_early, until_interrup
 from rpcmesh.cli.status import layer_range
 from rpcmesh.coordinator import founding
 from rpcmesh.coordinator.report import StatusReport
-from rpcmesh.demo import ask, local_mesh
+from rpcmesh.demo import ask, kill, local_mesh
 from rpcmesh.demo import home as demo_home
+from rpcmesh.demo.kill import Killed, kill_and_go_on
 from rpcmesh.gateway import keys
 from rpcmesh.models import catalog, library
 from rpcmesh.native_build import Build
@@ -36,7 +37,7 @@ class WorkerShown(msgspec.Struct, frozen=True):
 
 
 class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What ``--json`` prints; the last four only with ``--keep``."""
+    """What ``--json`` prints; ``kill`` only with ``--kill-node``, the four behind it only with ``--keep``."""
 
     question: str
     answer: str
@@ -47,6 +48,7 @@ class Shown(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     build_id: str
     workers: tuple[WorkerShown, ...]
+    kill: Killed | None = None
     url: str | None = None
     api_key: str | None = None
     ca_file: str | None = None
@@ -58,6 +60,7 @@ class Wishes(msgspec.Struct, frozen=True):
 
     nodes: tuple[str, ...]
     prompt: str
+    kill_node: bool
     keep: bool
     as_json: bool
 
@@ -65,15 +68,18 @@ class Wishes(msgspec.Struct, frozen=True):
 @click.command(short_help="See it all work on this machine.")
 @click.option("--nodes", type=click.IntRange(1, 8), default=2, show_default=True, help="How many nodes to start.")
 @click.option("--prompt", default=QUESTION, show_default=True, help="What to ask.")
+@click.option("--kill-node", is_flag=True, help="Kill a node in the middle of a second answer, which goes on.")
 @click.option("--keep", is_flag=True, help="Stay up until interrupted, for any OpenAI client.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in place of text.")
-def demo(nodes: int, prompt: str, keep: bool, as_json: bool) -> None:
+def demo(nodes: int, prompt: str, kill_node: bool, keep: bool, as_json: bool) -> None:
     """Start a coordinator and nodes on this machine, and ask them a question.
 
     Real processes, identities, join tokens, tunnels and a real model; nothing is left behind. With RPCMESH_HOME set,
     that is the coordinator's home while the demo runs.
     """
-    wishes = Wishes(tuple(f"node-{number}" for number in range(1, nodes + 1)), prompt, keep, as_json)
+    if kill_node and nodes == 1:
+        raise click.UsageError("--kill-node needs a node that is left: --nodes 2 or more")
+    wishes = Wishes(tuple(f"node-{number}" for number in range(1, nodes + 1)), prompt, kill_node, keep, as_json)
     built = open_or_build("auto", None)
     with progress.task(f"model {MODEL}") as report:
         model_file = catalog.pull(MODEL, paths.default_cache(), report)
@@ -91,16 +97,20 @@ async def _run(home: paths.Home, built: Build, model_file: Path, wishes: Wishes)
     library.add(home, model_file, MODEL)
     async with local_mesh.running(home, built) as mesh:
         report = await _bring_up(mesh, wishes)
-        endpoint = ask.Endpoint(url=mesh.url, api_key=_key(home), ca_file=mesh.ca_file, model=MODEL)
+        endpoint = ask.Endpoint(url=mesh.url, api_key=demo_key(home), ca_file=mesh.ca_file, model=MODEL)
         answer = await _ask(endpoint, wishes)
         shown = _shown(wishes, answer, report)
+        if not wishes.as_json:
+            _print(shown)
+        if wishes.kill_node:
+            shown = msgspec.structs.replace(shown, kill=await _kill(mesh, endpoint, model_file, wishes))
         if wishes.keep:
             kept = {"url": mesh.url, "api_key": endpoint.api_key, "ca_file": str(mesh.ca_file), "home": str(home.root)}
             shown = msgspec.structs.replace(shown, **kept)
         if wishes.as_json:
             print_json(shown)
-        else:
-            _print(shown)
+        elif wishes.keep:
+            _print_kept(shown)
         if wishes.keep:
             await until_interrupted()
 
@@ -118,7 +128,8 @@ async def _bring_up(mesh: local_mesh.LocalMesh, wishes: Wishes) -> StatusReport:
         return await mesh.ready(lambda seen: report(seen.model.state, seen.model.progress), READY_LIMIT_S)
 
 
-def _key(home: paths.Home) -> str:
+def demo_key(home: paths.Home) -> str:
+    """A new API key of the mesh in ``home``."""
     now = time.time()
     secret, made = keys.mint("demo", now)
     with founding.open_mesh(home) as opened:
@@ -174,8 +185,33 @@ def _print(shown: Shown) -> None:
     )
     rows = [(worker.node, worker.layers, worker.tls_version, worker.cipher) for worker in shown.workers]
     print_table(("WORKER ON", "LAYERS", "TLS", "CIPHER"), rows, empty="")
-    if shown.url is None:
-        return
+
+
+async def _kill(mesh: local_mesh.LocalMesh, endpoint: ask.Endpoint, model_file: Path, wishes: Wishes) -> Killed:
+    node = wishes.nodes[-1]
+    if wishes.as_json:
+        return await kill_and_go_on(mesh, endpoint, node, model_file, lambda _: None)
+    out.print("\nquestion", style="bold", end="  ")
+    out.print(kill.QUESTION)
+    out.print("answer", style="bold", end="    ")
+
+    def show(text: str) -> None:
+        out.print(plain(text), end="")
+
+    killed = await kill_and_go_on(mesh, endpoint, node, model_file, show)
+    out.print("\n")
+    out.print(
+        f"{killed.node} was killed, with all its processes, after {killed.tokens_before} tokens; "
+        f"the next one came after {killed.recovery_s:.2f} s"
+    )
+    stages = ", ".join(f"{stage.replace('_', ' ')} {after_s:.2f} s" for stage, after_s in killed.stages.items())
+    out.print(f"since the loss was noticed: {stages}")
+    verdict = "every token is" if killed.sent_intact and killed.continuation_valid else "NOT every token is"
+    out.print(f"checked by an engine of its own: {verdict} the model's choice behind those before it")
+    return killed
+
+
+def _print_kept(shown: Shown) -> None:
     out.print(f"\nurl      {shown.url}\nkey      {shown.api_key}\nca file  {shown.ca_file}\nhome     {shown.home}\n")
     out.print("any OpenAI client can talk to it, for example:")
     out.print(f'  curl --cacert {shown.ca_file} -H "Authorization: Bearer {shown.api_key}" {shown.url}/models')

@@ -29,6 +29,8 @@ from rpcmesh.tunnel import status as tunnel_status
 log = structlog.get_logger(__name__)
 
 ACTOR = "coordinator"
+# A node that lives answers within milliseconds; open answers wait for this look.
+AT_ONCE_S = 1.0
 # The name of the egress tunnel's status socket.
 TUNNEL_STATUS = "tunnel"
 
@@ -131,6 +133,19 @@ class Members:
         async with asyncio.TaskGroup() as group:
             for member in self._live():
                 group.create_task(self._visit(member))
+
+    async def look(self) -> None:
+        """As :meth:`poll`, in a hurry: who does not answer at once counts as unreachable until the next poll."""
+        async with asyncio.TaskGroup() as group:
+            for member in self._live():
+                group.create_task(self._visit_at_once(member))
+
+    async def _visit_at_once(self, member: Member) -> None:
+        try:
+            async with asyncio.timeout(AT_ONCE_S):
+                await self._visit(member)
+        except TimeoutError:
+            self._emit(state.NodeUnreachable(member.name, f"the agent did not answer within {AT_ONCE_S:.0f} s"))
 
     async def run(self, interval_s: float) -> None:
         """Poll until cancelled."""

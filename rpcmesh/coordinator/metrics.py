@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 
+from rpcmesh.coordinator.failover import Stage, Tally
 from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.firewall.watch import FirewallStatus, State
 
@@ -43,7 +44,18 @@ class _Figures:
         for node in report.nodes:
             up.add_metric([node.name], node.state == "up")
         yield up
+        yield _failovers(report.failover_seconds)
         yield from _firewalls({COORDINATOR: report.firewall} | _of_nodes(report))
+
+
+def _failovers(seconds: dict[str, Tally]) -> Metric:
+    family = SummaryMetricFamily(
+        "rpcmesh_failover_seconds", "From the loss of an engine to each stage of going on without it.", labels=["stage"]
+    )
+    for stage in Stage:
+        tally = seconds.get(stage.value, Tally())
+        family.add_metric([stage.value], count_value=tally.count, sum_value=tally.seconds)
+    return family
 
 
 def _of_nodes(report: StatusReport) -> dict[str, FirewallStatus]:

@@ -1,6 +1,7 @@
 """Owns the engine process: starts it on the workers that are ready, serves requests from it, starts it again when lost.
 
-What to do next is decided by :func:`next_move`; the class only carries it out.
+What to do next is decided by :func:`next_move`; the class only carries it out. An answer that is open when an engine is
+lost goes on with the next one.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -17,6 +19,10 @@ import structlog
 
 from rpcmesh import config
 from rpcmesh.coordinator import state
+from rpcmesh.coordinator.failover import Failover, Stage
+from rpcmesh.coordinator.open_answer import OpenAnswer
+from rpcmesh.coordinator.seat import Seat
+from rpcmesh.coordinator.standby import Standby
 from rpcmesh.engine.client import Engine, EngineLost, EngineRequestError
 from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
 from rpcmesh.errors import RpcmeshError
@@ -28,6 +34,10 @@ log = structlog.get_logger(__name__)
 # A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
 SPREAD_AFTER_S = 5.0
 SPREAD_CHECK_S = 1.0
+STANDBY_AFTER_S = 2.0
+# A worker that ended is ready again within a second, and worth the wait: with it the model fits as before.
+RESTART_GRACE_S = 1.5
+RESTART_POLL_S = 0.05
 
 
 class Load(msgspec.Struct, frozen=True):
@@ -50,14 +60,18 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
-    """Whether to load the wanted model now, and on which workers."""
+    """Whether to load the wanted model now, and on which workers.
+
+    A model that has served goes on with what is left of the cluster, be it less than ``min_workers``.
+    """
     if cluster.model.state is not state.ModelState.WAITING:
         return Wait("no model is waiting")
     if not state.settled(cluster):
         return Wait("some nodes have not been heard of yet")
     workers = state.workers_in(cluster)
-    if len(workers) < min_workers and not use_local_device:
-        return Wait(f"{len(workers)} of at least {min_workers} workers are ready")
+    least = 1 if cluster.model.served else min_workers
+    if len(workers) < least and not use_local_device:
+        return Wait(f"{len(workers)} of at least {least} workers are ready")
     return Load(workers)
 
 
@@ -87,10 +101,16 @@ class ModelHost:
         self._cluster = cluster
         self._emit = emit
         self._look_again = look_again
-        self._engine: Engine | None = None
+        self._seat = Seat()
+        self._standby = Standby(
+            lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
+        )
         self._changed = asyncio.Event()
         self._answering = 0
         self._idle_since = 0.0
+        self._last_token_at = 0.0
+        self._lost_at = 0.0
+        self._failover: Failover | None = None
 
     def wake(self) -> None:
         """The cluster changed: decide again."""
@@ -98,16 +118,21 @@ class ModelHost:
 
     def models(self) -> tuple[LoadedModel, ...]:
         loaded = self._cluster().model.loaded
-        return (loaded,) if loaded and self._engine else ()
+        return (loaded,) if loaded and self._seat.engine else ()
 
     def not_ready_reason(self) -> str | None:
         return state.not_ready_reason(self._cluster())
 
     def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
-        """Deltas of one answer. Raises :class:`EngineLost` when the engine ends before the answer does."""
-        if self._engine is None or model not in {known.name for known in self.models()}:
+        """Deltas of one answer, whichever engines they come from.
+
+        Raises :class:`EngineLost` for an answer under which engines keep ending, and :class:`ClusterCapacityError`
+        when no engine can be had that would go on with it.
+        """
+        engine = self._seat.engine
+        if engine is None or model not in {known.name for known in self.models()}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._counted(self._engine.generate(request))
+        return self._counted(self._answer(engine, OpenAnswer(request, secrets.randbits(32))))
 
     async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1
@@ -119,8 +144,29 @@ class ModelHost:
             self._answering -= 1
             self._idle_since = time.monotonic()
 
+    async def _answer(self, engine: Engine, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
+        while True:
+            try:
+                async with contextlib.aclosing(engine.generate(answer.to_ask())) as deltas:
+                    async for delta in deltas:
+                        answer.took(delta)
+                        self._last_token_at = time.monotonic()
+                        self._reached(Stage.RESUMED)
+                        yield delta
+                return
+            except EngineLost:
+                if not answer.engine_lost():
+                    raise
+            engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
+
     async def run(self) -> None:
         """Keep the wanted model loaded until cancelled."""
+        try:
+            await self._keep_loaded()
+        finally:
+            await self._standby.close()
+
+    async def _keep_loaded(self) -> None:
         exits: list[float] = []
         while True:
             self._changed.clear()
@@ -138,51 +184,90 @@ class ModelHost:
                     continue
                 log.warning("engine_lost", reason=ended.reason)
                 exits.append(time.monotonic())
-                # What the last poll saw may be older than the loss: look before planning again.
-                await self._look_again()
                 await self._pause(exits)
+                await self._survey()
+                self._reached(Stage.PLANNED)
             except RpcmeshError as refused:
                 # The engine refused the load, or the model's file has gone: trying the same again would not help.
                 log.error("model_failed", reason=refused.message)
-                self._emit(state.ModelFailed(refused.message))
+                self._give_up(refused.message)
+
+    async def _survey(self) -> None:
+        """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly."""
+        deadline = time.monotonic() + RESTART_GRACE_S
+        await self._look_again()
+        while state.restarting(self._cluster()) and time.monotonic() < deadline:
+            await asyncio.sleep(RESTART_POLL_S)
+            await self._look_again()
 
     async def _serve_once(self, move: Load) -> Ended:
         """Load and serve until the engine ends or the cluster says that it is of no use."""
         wanted = self._cluster().model.name
         self._emit(state.ModelLoading(0.0))
         try:
-            async with await Engine.start(
-                lib_dir=self._lib_dir, on_log=lambda line: log.debug("engine", line=line)
-            ) as engine:
+            async with await self._standby.take() as engine:
+                self._reached(Stage.STARTED)
                 loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
-                self._engine = engine
                 self._emit(state.ModelLoaded(loaded))
+                self._reached(Stage.LOADED)
+                self._seat.take(engine)
                 log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
                 try:
-                    return await self._until_over(engine)
+                    ended = await self._until_over(engine)
                 finally:
-                    self._engine = None
+                    self._seat.leave()
+                self._begin_failover(ended)
+                if not ended.planned:
+                    # It may be waiting for a machine that is gone, and open answers wait for its end.
+                    engine.kill()
+                return ended
         except EngineLost as lost:
             return Ended(lost.message)
+
+    def _begin_failover(self, ended: Ended) -> None:
+        now = time.monotonic()
+        self._lost_at = now
+        silence_s = now - self._last_token_at if self._answering else 0.0
+        self._failover = None if ended.planned else Failover(time.time(), ended.reason, self._answering, silence_s)
+
+    def _reached(self, stage: Stage) -> None:
+        """Note a step of the failover that is under way, if one is. A load that failed as well repeats steps."""
+        if self._failover is None or stage in self._failover.stages:
+            return
+        after_s = time.monotonic() - self._lost_at
+        self._failover = self._failover.reached(stage, after_s)
+        self._emit(state.FailoverSeen(self._failover))
+        log.info("failover", stage=stage.value, after_s=round(after_s, 3), answers=self._failover.answers)
+        if stage is Stage.RESUMED or (stage is Stage.LOADED and not self._failover.answers):
+            self._failover = None
+
+    def _give_up(self, reason: str) -> None:
+        self._failover = None
+        self._emit(state.ModelFailed(reason))
+        self._seat.refuse(reason)
 
     async def _until_over(self, engine: Engine) -> Ended:
         self._idle_since = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
             ending = group.create_task(engine.lost())
+            preparing = group.create_task(self._standby.prepare(STANDBY_AFTER_S))
             while self._cluster().model.state is state.ModelState.READY:
                 self._changed.clear()
                 changing = group.create_task(self._changed.wait())
                 await asyncio.wait({ending, changing}, timeout=SPREAD_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
                 changing.cancel()
                 if ending.done():
+                    preparing.cancel()
                     return Ended(ending.result().message)
                 now = time.monotonic()
                 spare_since = spare_since if state.spare_workers(self._cluster()) else now
                 idle_s = 0.0 if self._answering else now - self._idle_since
                 if may_spread(spare_s=now - spare_since, idle_s=idle_s):
                     ending.cancel()
+                    preparing.cancel()
                     return Ended("another worker is ready", planned=True)
             ending.cancel()
+            preparing.cancel()
         return Ended(self._cluster().model.reason)
 
     def _spec(self, wanted: str, move: Load) -> LoadSpec:
@@ -206,4 +291,4 @@ class ModelHost:
                 await asyncio.sleep(delay_s)
             case restart.GiveUp(reason):
                 log.error("engine_given_up", reason=reason)
-                self._emit(state.ModelFailed(reason))
+                self._give_up(reason)

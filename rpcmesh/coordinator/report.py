@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from rpcmesh.coordinator.failover import Failover, Tally
 from rpcmesh.coordinator.state import Cluster
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus
@@ -54,6 +55,9 @@ class StatusReport(msgspec.Struct, frozen=True):
     links: tuple[LinkReport, ...]
     # Of the coordinator's own machine; a node's is in what its agent says.
     firewall: FirewallStatus = FirewallStatus()
+    # The last ones, oldest first; and how many of all reached which stage after how many seconds together.
+    failovers: tuple[Failover, ...] = ()
+    failover_seconds: dict[str, Tally] = {}
 
 
 def report(
@@ -79,6 +83,8 @@ def report(
         ready=reason is None,
         reason=reason,
         firewall=firewall,
+        failovers=cluster.failovers,
+        failover_seconds=cluster.failover_seconds,
         model=ModelReport(
             name=model.name,
             state=model.state.value,

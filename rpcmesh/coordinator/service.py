@@ -54,7 +54,7 @@ class CoordinatorService:
             model_path=lambda name: library.find(mesh.home, name).path,
             cluster=lambda: self._cluster,
             emit=self._emit,
-            look_again=self._members.poll,
+            look_again=self._members.look,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -117,11 +117,14 @@ class CoordinatorService:
             group.create_task(self._watch_links(interval_s))
 
     async def _watch_links(self, interval_s: float) -> None:
+        received: dict[str, int] = {}
         while True:
             loaded = self._cluster.model.loaded
             # A tunnel that does not answer is busy or starts again; the one that comes then has no session.
             if (seen := await self._tunnel_status()) is not None:
-                self._emit(state.LinksSeen(loaded, frozenset(session.route for session in seen.sessions)))
+                former, received = received, {session.route: session.bytes_in for session in seen.sessions}
+                silent = frozenset(route for route, count in received.items() if former.get(route) == count)
+                self._emit(state.LinksSeen(loaded, frozenset(received), silent))
             await asyncio.sleep(interval_s)
 
     async def _tunnel_status(self) -> TunnelStatus | None:

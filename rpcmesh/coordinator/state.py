@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
+from rpcmesh.coordinator.failover import Failover, Tally
 from rpcmesh.engine.messages import LoadedModel
 from rpcmesh.firewall.watch import State
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import GUEST_WORKER
+
+FAILOVERS_KEPT = 8
+# What a supervisor says of a worker that will be ready again.
+RESTARTING = ("starting", "backoff")
 
 
 class NodeState(StrEnum):
@@ -47,16 +53,23 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Model(msgspec.Struct, frozen=True):
+    """``served``: it was ready once since it was wanted. Then it goes on with whatever is left of the cluster."""
+
     name: str = ""
     state: ModelState = ModelState.NONE
     reason: str = ""
     progress: float = 0.0
     loaded: LoadedModel | None = None
+    served: bool = False
 
 
 class Cluster(msgspec.Struct, frozen=True):
+    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage."""
+
     nodes: dict[str, Node] = {}
     model: Model = Model()
+    failovers: tuple[Failover, ...] = ()
+    failover_seconds: dict[str, Tally] = {}
 
 
 class NodeJoined(msgspec.Struct, frozen=True):
@@ -111,10 +124,17 @@ class ModelLost(msgspec.Struct, frozen=True):
 
 
 class LinksSeen(msgspec.Struct, frozen=True):
-    """The egress tunnel's live routes, seen while ``loaded`` was the loaded model."""
+    """The egress tunnel's live routes, seen while ``loaded`` was the loaded model; on ``silent`` ones nothing came."""
 
     loaded: LoadedModel | None
     routes: frozenset[str]
+    silent: frozenset[str] = frozenset()
+
+
+class FailoverSeen(msgspec.Struct, frozen=True):
+    """A failover reached another stage."""
+
+    failover: Failover
 
 
 Event = (
@@ -129,6 +149,7 @@ Event = (
     | ModelFailed
     | ModelLost
     | LinksSeen
+    | FailoverSeen
 )
 
 
@@ -148,35 +169,59 @@ def apply(cluster: Cluster, event: Event) -> Cluster:
         case ModelWanted(name):
             return _with_model(cluster, Model(name=name, state=ModelState.WAITING))
         case ModelLoading(progress):
-            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.LOADING, progress=progress))
+            return _model_is(cluster, ModelState.LOADING, progress=progress)
         case ModelLoaded(loaded):
-            return _with_model(
-                cluster, Model(name=cluster.model.name, state=ModelState.READY, progress=1.0, loaded=loaded)
-            )
+            return _model_is(cluster, ModelState.READY, progress=1.0, loaded=loaded, served=True)
         case ModelFailed(reason):
-            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.FAILED, reason=reason))
+            return _model_is(cluster, ModelState.FAILED, reason=reason)
         case ModelLost(reason):
-            return _with_model(cluster, Model(name=cluster.model.name, state=ModelState.WAITING, reason=reason))
-        case LinksSeen(loaded, routes):
-            return _without_engine_if_cut(cluster, loaded, routes)
+            return _model_is(cluster, ModelState.WAITING, reason=reason)
+        case LinksSeen():
+            return _without_engine_if_cut(cluster, event)
+        case FailoverSeen(failover):
+            return _with_failover(cluster, failover)
 
 
-def _without_engine_if_cut(cluster: Cluster, loaded: LoadedModel | None, routes: frozenset[str]) -> Cluster:
-    """An engine that lost a worker while idle does not know it yet: its next answer would be an error."""
+def _with_failover(cluster: Cluster, failover: Failover) -> Cluster:
+    """``failover`` in place of what was known of it before. Its last stage is the new one."""
+    others = tuple(each for each in cluster.failovers if each.at != failover.at)
+    stage, after_s = list(failover.stages.items())[-1]
+    tally = cluster.failover_seconds.get(stage, Tally()).plus(after_s)
+    return msgspec.structs.replace(
+        cluster,
+        failovers=(*others, failover)[-FAILOVERS_KEPT:],
+        failover_seconds={**cluster.failover_seconds, stage: tally},
+    )
+
+
+def _without_engine_if_cut(cluster: Cluster, seen: LinksSeen) -> Cluster:
+    """An engine that lost a worker while idle does not know it yet: its next answer would have to wait for that.
+
+    A frozen machine's connection stays open. It counts as lost when its agent is silent as well.
+    """
     model = cluster.model
-    if model.state is not ModelState.READY or loaded is None or model.loaded != loaded:
+    if model.state is not ModelState.READY or seen.loaded is None or model.loaded != seen.loaded:
         return cluster
-    for part in loaded.placement:
-        if part.worker is not None and f"{part.node}.{part.worker}" not in routes:
-            reason = f"the connection to worker {part.worker} of {part.node} has ended"
-            return _with_model(cluster, Model(name=model.name, state=ModelState.WAITING, reason=reason))
+    for part in seen.loaded.placement:
+        if part.worker is None or part.node is None:
+            continue
+        route = f"{part.node}.{part.worker}"
+        if route not in seen.routes:
+            return _model_is(
+                cluster,
+                ModelState.WAITING,
+                reason=f"the connection to worker {part.worker} of {part.node} has ended",
+            )
+        node = cluster.nodes.get(part.node)
+        if route in seen.silent and node is not None and node.state is NodeState.DOWN:
+            return _model_is(cluster, ModelState.WAITING, reason=f"nothing is heard of {part.node}: {node.reason}")
     return cluster
 
 
 def _try_again(before: Cluster, after: Cluster) -> Cluster:
     """A load that failed waits again once there is a worker that was not there when it failed."""
     if after.model.state is ModelState.FAILED and not set(workers_in(after)) <= set(workers_in(before)):
-        return _with_model(after, Model(name=after.model.name, state=ModelState.WAITING, reason=after.model.reason))
+        return _model_is(after, ModelState.WAITING, reason=after.model.reason)
     return after
 
 
@@ -190,6 +235,16 @@ def spare_workers(cluster: Cluster) -> frozenset[tuple[str, str]]:
     loaded = cluster.model.loaded
     held = {(part.node, part.worker) for part in loaded.placement} if loaded else set()
     return frozenset(pair for pair in workers_in(cluster) if pair not in held)
+
+
+def restarting(cluster: Cluster) -> bool:
+    """Whether a node that answers is just starting its worker again: in a moment there is one more."""
+    return any(
+        worker.state in RESTARTING and worker.name != GUEST_WORKER
+        for node in cluster.nodes.values()
+        if node.state is NodeState.UP and node.agent is not None
+        for worker in node.agent.workers
+    )
 
 
 def settled(cluster: Cluster) -> bool:
@@ -240,6 +295,12 @@ def _with_node(cluster: Cluster, node: Node) -> Cluster:
 
 def _with_model(cluster: Cluster, model: Model) -> Cluster:
     return msgspec.structs.replace(cluster, model=model)
+
+
+def _model_is(cluster: Cluster, now: ModelState, **changes: Any) -> Cluster:
+    """The same model in another state. What is not given is as at the beginning, but for whether it served."""
+    model = cluster.model
+    return _with_model(cluster, Model(name=model.name, state=now, **{"served": model.served, **changes}))
 
 
 def _update(cluster: Cluster, name: str, **changes: object) -> Cluster:

@@ -27,13 +27,17 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """``tokens_per_s`` counts from the first token to the last, so that it is decoding speed alone."""
+    """``tokens_per_s`` counts from the first token to the last, so that it is decoding speed alone.
+
+    ``token_ids`` is empty unless they were asked for.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     time_to_first_token_s: float
     tokens_per_s: float
+    token_ids: tuple[int, ...] = ()
 
 
 class _Message(msgspec.Struct):
@@ -42,6 +46,7 @@ class _Message(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _Message = msgspec.field(default_factory=_Message)
+    token_ids: list[int] = []
 
 
 class _Usage(msgspec.Struct):
@@ -67,7 +72,13 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 async def stream(
-    endpoint: Endpoint, turns: list[Turn], *, max_tokens: int, temperature: float, on_text: Callable[[str], None]
+    endpoint: Endpoint,
+    turns: list[Turn],
+    *,
+    max_tokens: int,
+    temperature: float,
+    on_text: Callable[[str], None],
+    with_tokens: bool = False,
 ) -> Answer:
     """Ask and hand each piece of text to ``on_text`` as it comes. Raises :class:`RpcmeshError` for every refusal."""
     body = {
@@ -77,10 +88,12 @@ async def stream(
         "temperature": temperature,
         "stream": True,
         "stream_options": {"include_usage": True},
+        "return_token_ids": with_tokens,
     }
     headers = {"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"}
     trust = ssl.create_default_context(cafile=str(endpoint.ca_file))
     pieces: list[str] = []
+    token_ids: list[int] = []
     usage = _Usage(0, 0)
     asked = time.perf_counter()
     first = last = asked
@@ -101,6 +114,7 @@ async def stream(
                 if chunk.error:
                     raise RpcmeshError(f"the answer broke off: {chunk.error.message}", hint="rpcmesh status")
                 usage = chunk.usage or usage
+                token_ids += [token for choice in chunk.choices for token in choice.token_ids]
                 for text in (choice.delta.content for choice in chunk.choices if choice.delta.content):
                     last = time.perf_counter()
                     first = last if not pieces else first
@@ -115,6 +129,7 @@ async def stream(
         completion_tokens=usage.completion_tokens,
         time_to_first_token_s=first - asked,
         tokens_per_s=steps / (last - first) if last > first else 0.0,
+        token_ids=tuple(token_ids),
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import structlog
 
@@ -23,6 +24,8 @@ from rpcmesh.engine.messages import (
     LoadFailed,
     LoadSpec,
     Progress,
+    Score,
+    Scored,
     Shutdown,
     Started,
     Step,
@@ -65,6 +68,7 @@ class Engine:
         self._loaded: asyncio.Future[LoadedModel] | None = None
         self._on_progress: Callable[[float], None] | None = None
         self._streams: dict[str, asyncio.Queue[Delta | RpcmeshError]] = {}
+        self._scores: dict[str, asyncio.Future[tuple[float, ...]]] = {}
 
     @classmethod
     async def start(cls, *, lib_dir: Path, on_log: Callable[[str], None]) -> Engine:
@@ -84,6 +88,10 @@ class Engine:
     @property
     def pid(self) -> int | None:
         return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        return not self._lost.done()
 
     async def __aenter__(self) -> Engine:
         return self
@@ -130,9 +138,25 @@ class Engine:
             if not finished:
                 self._child.send(Cancel(request.id))
 
+    async def margins(self, score: Score) -> tuple[float, ...]:
+        """See :class:`Scored`. Raises EngineRequestError while other requests are open, EngineLost."""
+        if score.id in self._scores:
+            raise ValueError(f"score id {score.id!r} is in use")
+        self._require_alive()
+        self._scores[score.id] = asyncio.get_running_loop().create_future()
+        try:
+            self._ask(score)
+            return await self._scores[score.id]
+        finally:
+            del self._scores[score.id]
+
     async def lost(self) -> EngineLost:
         """Waits for the process's end, whatever its reason, and says what is known about it."""
         return await asyncio.shield(self._lost)
+
+    def kill(self) -> None:
+        """End the process at once: what it is busy with is of no use any more."""
+        self._child.kill()
 
     async def close(self) -> None:
         """End the process, kindly and then not, and reap it. Whoever still waits for it gets EngineLost."""
@@ -146,7 +170,7 @@ class Engine:
             self._child.kill()
         await self.lost()
 
-    def _ask(self, request: GenerateRequest) -> None:
+    def _ask(self, request: GenerateRequest | Score) -> None:
         try:
             self._child.send(request)
         except UnicodeEncodeError as error:
@@ -162,19 +186,20 @@ class Engine:
                 for delta in deltas:
                     self._deliver(delta.id, delta)
             case Failure(request_id, code, message):
-                self._deliver(request_id, EngineRequestError(code, message))
+                refused = EngineRequestError(code, message)
+                if not _settle(self._scores.get(request_id), refused):
+                    self._deliver(request_id, refused)
+            case Scored(score_id, margins):
+                _settle(self._scores.get(score_id), margins)
             case Progress(fraction):
                 if self._on_progress is not None:
                     self._on_progress(fraction)
             case Loaded(model):
-                if self._loaded is not None and not self._loaded.done():
-                    self._loaded.set_result(model)
+                _settle(self._loaded, model)
             case LoadFailed(message):
-                if self._loaded is not None and not self._loaded.done():
-                    self._loaded.set_exception(EngineLoadError(message))
+                _settle(self._loaded, EngineLoadError(message))
             case Started():
-                if not self._started.done():
-                    self._started.set_result(None)
+                _settle(self._started, None)
 
     def _deliver(self, request_id: str, item: Delta | RpcmeshError) -> None:
         # A request that was just cancelled may still get a token: the engine hears of it between two steps.
@@ -184,11 +209,21 @@ class Engine:
 
     def _on_lost(self, lost: EngineLost) -> None:
         self._lost.set_result(lost)
-        for waiting in (self._started, self._loaded):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(_again(lost))
+        for waiting in (self._started, self._loaded, *self._scores.values()):
+            _settle(waiting, _again(lost))
         for stream in self._streams.values():
             stream.put_nowait(_again(lost))
+
+
+def _settle(waiting: asyncio.Future[Any] | None, result: Any) -> bool:
+    """Give ``result`` to whoever waits, an exception as one. False where nobody does."""
+    if waiting is None or waiting.done():
+        return False
+    if isinstance(result, BaseException):
+        waiting.set_exception(result)
+    else:
+        waiting.set_result(result)
+    return True
 
 
 def _again(lost: EngineLost) -> EngineLost:

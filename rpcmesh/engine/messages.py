@@ -136,6 +136,14 @@ class Cancel(Struct, frozen=True, tag="cancel"):
     id: str
 
 
+class Score(Struct, frozen=True, tag="score"):
+    """How good the model finds tokens that were chosen elsewhere. An engine does it while it serves nobody."""
+
+    id: str
+    prompt: Prompt
+    token_ids: tuple[int, ...]
+
+
 class Shutdown(Struct, frozen=True, tag="shutdown"):
     """End the process."""
 
@@ -175,6 +183,13 @@ class Failure(Struct, frozen=True, tag="failure"):
     message: str
 
 
+class Scored(Struct, frozen=True, tag="scored"):
+    """For each token by how much the best logit at its place beats its own: 0 where it is the best itself."""
+
+    id: str
+    margins: tuple[float, ...]
+
+
 class Started(Struct, frozen=True, tag="started"):
     """The process is up and llama.cpp's libraries are in it."""
 
@@ -199,8 +214,8 @@ class LoadFailed(Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-Request: TypeAlias = Load | GenerateRequest | Cancel | Shutdown
-Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure
+Request: TypeAlias = Load | GenerateRequest | Cancel | Score | Shutdown
+Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored
 
 # A frame is a u32 length, little-endian, and that many bytes of msgpack. Chats are text: 64 MiB is beyond any context.
 LENGTH = struct.Struct("<I")

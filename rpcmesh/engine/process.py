@@ -26,6 +26,7 @@ from rpcmesh.engine.messages import (
     LoadSpec,
     Progress,
     Request,
+    Score,
     Shutdown,
     Started,
     encode,
@@ -91,6 +92,8 @@ class EngineProcess:
                 self._link.send(self._load(spec))
             case GenerateRequest():
                 self._generate(request)
+            case Score():
+                self._score(request)
             case Cancel(request_id) if self._serving is not None:
                 self._serving.cancel(request_id)
             case Shutdown():
@@ -129,6 +132,12 @@ class EngineProcess:
         answer = self._serving.submit(request)
         if answer is not None:
             self._link.send(answer)
+
+    def _score(self, score: Score) -> None:
+        if self._serving is None:
+            self._link.send(Failure(score.id, "engine_error", "no model is loaded"))
+            return
+        self._link.send(self._serving.score(score))
 
 
 def _print_line(line: str) -> None:

@@ -23,6 +23,8 @@ from rpcmesh.engine.messages import (
     LoadSpec,
     Prompt,
     Sampling,
+    Score,
+    Scored,
     Step,
     TextPrompt,
     TokenPrompt,
@@ -97,6 +99,22 @@ class Serving:
         if request_id in self._open:
             self._close(request_id)
 
+    def score(self, score: Score) -> Scored | Failure:
+        """Judge tokens that were chosen elsewhere. All KV cells are needed for it, so only while nobody is served."""
+        try:
+            if not self.idle:
+                raise _Refused("overloaded", "tokens are scored only while no request is open")
+            prompt = self._prompt_tokens(score.prompt)
+            tokens = [*prompt, *score.token_ids]
+            self._require_known(tokens)
+            if len(tokens) > self._runtime.limits.n_ctx:
+                raise _Refused("context_length_exceeded", f"{len(tokens)} tokens do not fit the context")
+            return Scored(score.id, tuple(self._runtime.margins(tokens, len(prompt))))
+        except _Refused as refused:
+            return Failure(score.id, refused.code, refused.message)
+        except DecodeError as error:
+            return Failure(score.id, "engine_error", error.message)
+
     def step(self) -> list[Step | Failure]:
         """Decode one batch. Not to be called while idle."""
         batch = self._scheduler.next_batch()
@@ -119,9 +137,7 @@ class Serving:
         prompt = self._prompt_tokens(request.prompt)
         resumed = list(request.resume_token_ids)
         tokens = prompt + resumed
-        unknown = next((token for token in tokens if not 0 <= token < self._vocabulary.n_tokens), None)
-        if unknown is not None:
-            raise _Refused("invalid_prompt", f"token {unknown} is not in the vocabulary of {self._vocabulary.n_tokens}")
+        self._require_known(tokens)
         left = None if request.max_tokens is None else request.max_tokens - len(resumed)
         text = TextAssembler(request.sampling.stop)
         for token in resumed:
@@ -131,12 +147,17 @@ class Serving:
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
         self._scheduler.submit(request.id, tokens, left)
         self._open[request.id] = _Completion(
-            sampler=self._sampler(request.sampling, request.ignore_eos, tokens),
+            sampler=self._sampler(request.sampling, request.ignore_eos, tokens, len(resumed)),
             text=text,
             n_prompt=len(prompt),
             n_completion=len(resumed),
         )
         return None
+
+    def _require_known(self, tokens: list[int]) -> None:
+        unknown = next((token for token in tokens if not 0 <= token < self._vocabulary.n_tokens), None)
+        if unknown is not None:
+            raise _Refused("invalid_prompt", f"token {unknown} is not in the vocabulary of {self._vocabulary.n_tokens}")
 
     def _prompt_tokens(self, prompt: Prompt) -> list[int]:
         match prompt:
@@ -161,9 +182,9 @@ class Serving:
             )
         return tokens
 
-    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int]) -> Sampler:
+    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int], n_sampled: int) -> Sampler:
         seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens)
+        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens, n_sampled=n_sampled)
 
     def _delta(self, sampled: Sampled) -> Delta:
         completion = self._open[sampled.id]

@@ -36,7 +36,7 @@ class Endpoint:
     id_prefix: str
     prompt_param: str
     parse: Callable[[bytes, str], Call]
-    reply: Callable[[str, int, str, bool], Reply]
+    reply: Callable[[str, int, str, bool, bool], Reply]
 
 
 ENDPOINTS = (
@@ -58,7 +58,7 @@ class Answering:
         answer_id = self.endpoint.id_prefix + secrets.token_hex(12)
         call = self.endpoint.parse(await read_body(request), answer_id)
         self.admit(call, trace)
-        reply = self.endpoint.reply(answer_id, int(self.now()), call.model, call.include_usage)
+        reply = self.endpoint.reply(answer_id, int(self.now()), call.model, call.include_usage, call.token_ids)
         try:
             async with closing(self.backend.generate(call.model, call.request)) as deltas:
                 if call.stream:
@@ -83,8 +83,9 @@ class Answering:
         trace.model = call.model
 
     async def whole(self, deltas: AsyncIterator[Delta], reply: Reply, trace: Trace) -> web.Response:
-        text, trace.outcome = await collect(deltas)
-        body = reply.whole(text, trace.outcome.finish_reason, trace.outcome.usage)
+        answer = await collect(deltas)
+        trace.outcome = answer.outcome
+        body = reply.whole(answer.text, answer.token_ids, answer.outcome.finish_reason, answer.outcome.usage)
         return web.Response(body=body, content_type="application/json")
 
     async def stream(self, request: web.Request, deltas: AsyncIterator[Delta], reply: Reply) -> web.StreamResponse:

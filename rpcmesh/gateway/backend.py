@@ -7,6 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel
+from rpcmesh.errors import RpcmeshError
+
+
+class ClusterCapacityError(RpcmeshError):
+    """No engine goes on with this answer: what is left of the cluster cannot run the model."""
 
 
 class Backend(Protocol):
@@ -22,7 +27,8 @@ class Backend(Protocol):
         """The answer, piece by piece; the last piece has a ``finish_reason`` and ``usage``.
 
         ``aclose`` or a cancelled ``__anext__`` cancels the request in the engine. Raises ``EngineRequestError`` for a
-        request the engine refuses and ``EngineLost`` when the engine ends under it.
+        request the engine refuses, ``EngineLost`` when engines keep ending under it, and ``ClusterCapacityError`` when
+        there is none left that would go on with it.
         """
         ...
 

@@ -20,7 +20,7 @@ from rpcmesh.gateway.fields import (
     refuse_unsupported,
     streaming,
 )
-from rpcmesh.gateway.reply import UsageBody
+from rpcmesh.gateway.reply import TokenIds, UsageBody
 
 # "developer" is what OpenAI's newer models call "system"; chat templates know the old name only.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -88,7 +88,13 @@ def parse_chat(body: bytes, request_id: str) -> Call:
         sampling=parsed.sampling(),
         ignore_eos=parsed.ignore_eos is True,
     )
-    return Call(model=parsed.model, request=request, stream=stream, include_usage=include_usage)
+    return Call(
+        model=parsed.model,
+        request=request,
+        stream=stream,
+        include_usage=include_usage,
+        token_ids=parsed.return_token_ids is True,
+    )
 
 
 def _max_tokens(body: ChatBody) -> int | None:
@@ -147,6 +153,7 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: str
     index: int = 0
     logprobs: None = None
+    token_ids: TokenIds = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True):
@@ -154,6 +161,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     index: int = 0
     logprobs: None = None
+    token_ids: TokenIds = UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, tag_field="object", tag="chat.completion"):
@@ -179,12 +187,13 @@ class ChatReply(msgspec.Struct, frozen=True):
     created: int
     model: str
     include_usage: bool = False
+    token_ids: bool = False
 
     def opening(self) -> bytes | None:
         return self._chunk(ChunkChoice(Piece(role="assistant", content="")))
 
-    def text(self, text: str) -> bytes:
-        return self._chunk(ChunkChoice(Piece(content=text)))
+    def text(self, text: str, token_ids: tuple[int, ...]) -> bytes:
+        return self._chunk(ChunkChoice(Piece(content=text), token_ids=token_ids if self.token_ids else UNSET))
 
     def finish(self, reason: str) -> bytes:
         return self._chunk(ChunkChoice(Piece(), finish_reason=reason))
@@ -192,8 +201,9 @@ class ChatReply(msgspec.Struct, frozen=True):
     def usage(self, usage: UsageBody) -> bytes:
         return msgspec.json.encode(ChatChunk(self.id, self.created, self.model, (), usage))
 
-    def whole(self, text: str, reason: str, usage: UsageBody) -> bytes:
-        choice = Choice(Spoken(text), finish_reason=reason)
+    def whole(self, text: str, token_ids: tuple[int, ...], reason: str, usage: UsageBody) -> bytes:
+        shown = token_ids if self.token_ids else UNSET
+        choice = Choice(Spoken(text), finish_reason=reason, token_ids=shown)
         return msgspec.json.encode(ChatCompletion(self.id, self.created, self.model, (choice,), usage))
 
     def _chunk(self, choice: ChunkChoice) -> bytes:

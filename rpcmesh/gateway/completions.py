@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 from rpcmesh.engine.messages import GenerateRequest, TextPrompt, TokenPrompt
 from rpcmesh.gateway.errors import invalid, unsupported_value
 from rpcmesh.gateway.fields import COMMON_HARMLESS, Call, CommonBody, TokenCount, decode, refuse_unsupported, streaming
-from rpcmesh.gateway.reply import UsageBody
+from rpcmesh.gateway.reply import TokenIds, UsageBody
 
 # OpenAI's documented default for this endpoint; chat has none.
 DEFAULT_MAX_TOKENS = 16
@@ -51,7 +51,13 @@ def parse_completion(body: bytes, request_id: str) -> Call:
         sampling=parsed.sampling(),
         ignore_eos=parsed.ignore_eos is True,
     )
-    return Call(model=parsed.model, request=request, stream=stream, include_usage=include_usage)
+    return Call(
+        model=parsed.model,
+        request=request,
+        stream=stream,
+        include_usage=include_usage,
+        token_ids=parsed.return_token_ids is True,
+    )
 
 
 def _prompt(prompt: str | tuple[str | int | Tokens, ...]) -> TextPrompt | TokenPrompt:
@@ -80,6 +86,7 @@ class Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
     index: int = 0
     logprobs: None = None
+    token_ids: TokenIds = UNSET
 
 
 class TextCompletion(msgspec.Struct, frozen=True, tag_field="object", tag="text_completion"):
@@ -99,12 +106,13 @@ class CompletionReply(msgspec.Struct, frozen=True):
     created: int
     model: str
     include_usage: bool = False
+    token_ids: bool = False
 
     def opening(self) -> bytes | None:
         return None
 
-    def text(self, text: str) -> bytes:
-        return self._chunk(Choice(text))
+    def text(self, text: str, token_ids: tuple[int, ...]) -> bytes:
+        return self._chunk(Choice(text, token_ids=token_ids if self.token_ids else UNSET))
 
     def finish(self, reason: str) -> bytes:
         return self._chunk(Choice("", finish_reason=reason))
@@ -112,8 +120,8 @@ class CompletionReply(msgspec.Struct, frozen=True):
     def usage(self, usage: UsageBody) -> bytes:
         return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, (), usage))
 
-    def whole(self, text: str, reason: str, usage: UsageBody) -> bytes:
-        choice = Choice(text, finish_reason=reason)
+    def whole(self, text: str, token_ids: tuple[int, ...], reason: str, usage: UsageBody) -> bytes:
+        choice = Choice(text, finish_reason=reason, token_ids=token_ids if self.token_ids else UNSET)
         return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, (choice,), usage))
 
     def _chunk(self, choice: Choice) -> bytes:

@@ -6,6 +6,7 @@ import msgspec
 
 from rpcmesh.engine.client import EngineLost, EngineRequestError
 from rpcmesh.errors import RpcmeshError
+from rpcmesh.gateway.backend import ClusterCapacityError
 
 RETRY_AFTER_S = 5
 INVALID = "invalid_request_error"
@@ -99,6 +100,9 @@ def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
         case EngineLost():
             message = "the engine was lost while it worked on this request: send it again"
             return ApiError(503, message, kind=SERVER, code="engine_lost", retry_after_s=RETRY_AFTER_S)
+        case ClusterCapacityError():
+            message = "the machines that are left cannot run this model: send the request again when they are back"
+            return ApiError(503, message, kind=SERVER, code="cluster_capacity", retry_after_s=RETRY_AFTER_S)
         case EngineRequestError(code="context_length_exceeded" | "invalid_prompt" as code):
             return invalid(prompt_param, error.message, code)
         case EngineRequestError(code="overloaded"):

@@ -49,6 +49,9 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     repeat_penalty: RepeatPenalty | None = None
     ignore_eos: bool | None = None
 
+    # vLLM's: the answer's tokens beside its text
+    return_token_ids: bool | None = None
+
     # Known, refused unless harmless. They are fields so that one decode finds them.
     n: Any = None
     logprobs: Any = None
@@ -78,6 +81,7 @@ class Call(msgspec.Struct, frozen=True):
     request: GenerateRequest
     stream: bool
     include_usage: bool
+    token_ids: bool = False
 
 
 # Fields that would change the answer's meaning if ignored, each with the values that ask for nothing.

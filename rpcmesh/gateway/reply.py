@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
+from msgspec import UnsetType
 
 from rpcmesh.engine.messages import Delta, Usage
 from rpcmesh.gateway import sse
+
+# Beside a text, where the client asked for its tokens.
+TokenIds: TypeAlias = tuple[int, ...] | UnsetType
 
 
 class UsageBody(msgspec.Struct, frozen=True):
@@ -23,15 +27,18 @@ class Reply(Protocol):
     @property
     def include_usage(self) -> bool: ...
 
+    @property
+    def token_ids(self) -> bool: ...
+
     def opening(self) -> bytes | None: ...
 
-    def text(self, text: str) -> bytes: ...
+    def text(self, text: str, token_ids: tuple[int, ...]) -> bytes: ...
 
     def finish(self, reason: str) -> bytes: ...
 
     def usage(self, usage: UsageBody) -> bytes: ...
 
-    def whole(self, text: str, reason: str, usage: UsageBody) -> bytes: ...
+    def whole(self, text: str, token_ids: tuple[int, ...], reason: str, usage: UsageBody) -> bytes: ...
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -54,16 +61,26 @@ class UnfinishedError(Exception):
     """The backend stopped without a finish reason: our own bug, of which the client learns nothing but a request id."""
 
 
-async def collect(deltas: AsyncIterator[Delta]) -> tuple[str, Outcome]:
-    """The whole answer's text and how it ended."""
+class Whole(msgspec.Struct, frozen=True):
+    """An answer that has ended."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    outcome: Outcome
+
+
+async def collect(deltas: AsyncIterator[Delta]) -> Whole:
+    """The whole answer and how it ended."""
     texts: list[str] = []
+    token_ids: list[int] = []
     outcome: Outcome | None = None
     async for delta in deltas:
         texts.append(delta.text)
+        token_ids += delta.token_ids
         outcome = ending(delta)
     if outcome is None:
         raise UnfinishedError
-    return "".join(texts), outcome
+    return Whole("".join(texts), tuple(token_ids), outcome)
 
 
 async def events(deltas: AsyncIterator[Delta], reply: Reply, on_end: Callable[[Outcome], None]) -> AsyncIterator[bytes]:
@@ -75,7 +92,8 @@ async def events(deltas: AsyncIterator[Delta], reply: Reply, on_end: Callable[[O
     head = b"" if opening is None else sse.frame(opening)
     outcome: Outcome | None = None
     async for delta in deltas:
-        piece = head + (sse.frame(reply.text(delta.text)) if delta.text else b"")
+        says = delta.text or (reply.token_ids and delta.token_ids)
+        piece = head + (sse.frame(reply.text(delta.text, delta.token_ids)) if says else b"")
         head = b""
         outcome = ending(delta)
         if outcome is not None:

@@ -83,6 +83,28 @@ def test_the_json_says_what_was_answered_and_by_whom(root: Path) -> None:
     assert_nothing_is_left(root)
 
 
+def test_a_node_killed_in_mid_answer_costs_neither_a_token_nor_the_model_s_own_words(root: Path) -> None:
+    done = run_cli(root, "demo", "--json", "--kill-node")
+
+    assert done.returncode == 0, done.stderr
+    killed = json.loads(done.stdout)["kill"]
+    assert killed["node"] == "node-2"
+    assert killed["sent_intact"] is True
+    assert killed["continuation_valid"] is True, killed
+    assert [*killed["stages"]] == ["planned", "engine_started", "loaded", "first_new_token"]
+    assert killed["recovery_s"] > 0
+    assert killed["tokens_after"] > 0
+    assert_nothing_is_left(root)
+
+
+def test_a_demo_of_one_node_has_none_to_kill(root: Path) -> None:
+    done = run_cli(root, "demo", "--kill-node", "--nodes", "1")
+
+    assert done.returncode == 2
+    assert "--kill-node needs a node that is left" in done.stderr
+    assert not root.exists()
+
+
 def test_a_kept_demo_serves_other_shells_until_it_is_interrupted(root: Path) -> None:
     with demo(root, "--keep", "--json") as running:
         assert running.stdout is not None

@@ -30,6 +30,7 @@ from rpcmesh.engine.messages import (
     LoadedModel,
     Prompt,
     Sampling,
+    Score,
     TextPrompt,
     TokenPrompt,
     Usage,
@@ -208,6 +209,50 @@ async def test_emoji_arrive_whole_and_a_resumed_answer_continues_inside_one(engi
     assert "\ufffd" not in text(whole[:sent]) + text(rest[:-1])
     assert len(token_ids(rest)) == 16 - sent
     assert rest[-1].usage == whole[-1].usage
+
+
+async def test_a_resumed_answer_throws_the_dice_on_from_where_they_stood(engine: Engine) -> None:
+    sampling = Sampling(temperature=0.7, seed=11)
+    asked = GenerateRequest("whole", FRANCE, 12, sampling, ignore_eos=True)
+    whole = token_ids(await answer(engine, asked))
+
+    rest = [
+        token_ids(
+            await answer(
+                engine, GenerateRequest(f"from {sent}", FRANCE, 12, sampling, True, resume_token_ids=whole[:sent])
+            )
+        )
+        for sent in (1, 5, 11)
+    ]
+
+    assert rest == [whole[sent:] for sent in (1, 5, 11)]
+
+
+async def test_the_model_s_own_tokens_are_the_best_and_foreign_ones_are_not(engine: Engine) -> None:
+    own = token_ids(await answer(engine, request(FRANCE, name="own", max_tokens=20)))
+    foreign = (*own[:3], own[3] + 1, *own[4:])
+
+    margins = await engine.margins(Score("own", FRANCE, own))
+    altered = await engine.margins(Score("foreign", FRANCE, foreign))
+
+    assert len(margins) == len(own)
+    # Decoding one by one and in one pass differ by rounding.
+    assert max(margins) < 0.5
+    assert min(margins) >= 0
+    assert altered[:3] == margins[:3]
+    assert altered[3] > 0.5
+    # The cells that it took are free again.
+    assert token_ids(await answer(engine, request(FRANCE, name="again", max_tokens=20))) == own
+
+
+async def test_nothing_is_scored_while_a_request_is_open(engine: Engine) -> None:
+    answering = engine.generate(request(FRANCE, name="open", max_tokens=64))
+    await anext(answering)
+
+    with pytest.raises(EngineRequestError, match="only while no request is open"):
+        await engine.margins(Score("early", FRANCE, (1,)))
+
+    await answering.aclose()
 
 
 async def test_a_resumed_answer_with_an_unknown_token_fails_alone(engine: Engine) -> None:

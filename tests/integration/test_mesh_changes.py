@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import whole_mesh
 from whole_mesh import node_in, until, until_report
@@ -105,29 +106,55 @@ async def test_a_leaf_past_half_its_life_is_renewed_under_live_sessions(build: B
         assert [seen.id for seen in later.sessions if seen.route == "rpcmesh/rpc/w0"] == [engine_sessions[0].id]
 
 
-async def test_a_killed_worker_costs_the_open_answer_a_typed_error_and_then_the_mesh_answers_again(
-    build: Build, smollm2: Path
-) -> None:
+async def test_a_worker_killed_in_mid_answer_costs_its_client_nothing(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2) as mesh:
         at = whole_mesh.endpoint(mesh)
         agent = node_in(await mesh.admin.status(), "node-1").agent
         assert agent is not None
         pid = agent.workers[0].pid
         assert pid is not None
-        asked = asyncio.create_task(whole_mesh.answer(at, "Write a long story about the sea.", 400))
+        pieces: list[str] = []
+        asked = asyncio.create_task(whole_mesh.tell(at, "Write a long story about the sea.", 200, pieces.append))
 
-        async def busy() -> bool | None:
-            links = (await mesh.admin.status()).links
-            return True if any(link.bytes_in > 0 and link.route == "node-1.w0" for link in links) else None
+        async def some_text() -> bool | None:
+            return len(pieces) > 20 or None
 
-        await until(busy, "traffic to the worker")
+        await until(some_text, "twenty pieces of the story")
         os.kill(pid, signal.SIGKILL)
+        before = "".join(pieces)
 
-        with pytest.raises(RpcmeshError, match=r"broke off|answered 503"):
-            await asked
-        report = await until_report(mesh, lambda seen: seen.ready and is_restarted(seen), "a ready mesh")
-        assert {part.node for part in report.model.placement if part.layers} == {"node-1", "node-2"}
+        story = await asked
+        assert story.text.startswith(before)
+        assert story.completion_tokens == 200
+        report = await until_report(
+            mesh,
+            lambda seen: seen.ready and is_restarted(seen) and holders(seen) == {"node-1", "node-2"},
+            "a mesh that uses both nodes",
+        )
+        assert [(failover.answers, [*failover.stages]) for failover in report.failovers] == [
+            (1, ["planned", "engine_started", "loaded", "first_new_token"])
+        ]
         assert "Paris" in (await whole_mesh.answer(at, whole_mesh.FRANCE)).text
+
+
+async def test_an_answer_that_no_machine_is_left_for_ends_with_a_typed_error(build: Build, smollm2: Path) -> None:
+    async with whole_mesh.founded(build, smollm2, min_workers=1, failover_wait_s=0.5) as mesh:
+        await mesh.join("node-1")
+        await mesh.run_node("node-1")
+        await mesh.ready(lambda _: None, whole_mesh.READY_LIMIT_S)
+        pieces: list[str] = []
+        asked = asyncio.create_task(
+            whole_mesh.tell(whole_mesh.endpoint(mesh), "Write a long story about the sea.", 400, pieces.append)
+        )
+
+        async def some_text() -> bool | None:
+            return len(pieces) > 5 or None
+
+        await until(some_text, "five pieces of the story")
+        await mesh.processes.pop("node-1").stop(10)
+
+        with pytest.raises(RpcmeshError, match="the machines that are left cannot run this model"):
+            await asked
 
 
 def is_restarted(report: StatusReport) -> bool:
@@ -150,23 +177,58 @@ def holders(report: StatusReport) -> set[str]:
     return {part.node for part in report.model.placement if part.layers and part.node}
 
 
-async def test_a_lost_node_is_named_and_the_mesh_says_that_it_waits(build: Build, smollm2: Path) -> None:
+async def test_lost_nodes_are_named_the_rest_goes_on_and_a_mesh_without_any_says_that_it_waits(
+    build: Build, smollm2: Path
+) -> None:
     async with whole_mesh.ready(build, smollm2) as mesh:
-        gone = mesh.processes.pop("node-2")
-        await gone.stop(10)
+        await mesh.processes.pop("node-2").stop(10)
 
         report = await until_report(
             mesh, lambda seen: "nothing answers" in node_in(seen, "node-2").reason, "the loss of node-2"
         )
+        assert f"nothing answers at {node_in(report, 'node-2').address}" in node_in(report, "node-2").reason
+        await until_report(mesh, lambda seen: seen.ready and holders(seen) == {"node-1"}, "the model on node-1 alone")
+
+        await mesh.processes.pop("node-1").stop(10)
         waiting = await until_report(mesh, lambda seen: seen.reason == "waiting_for_workers", "a mesh that waits")
         shown = await asyncio.to_thread(whole_mesh.run_cli, mesh.home, "status")
-
-        assert f"nothing answers at {node_in(report, 'node-2').address}" in node_in(report, "node-2").reason
         assert not waiting.ready
         assert shown.returncode == 1
         assert "not ready: waiting_for_workers" in shown.stdout
+
         await mesh.run_node("node-2")
         await mesh.ready(lambda _: None, whole_mesh.READY_LIMIT_S)
+
+
+async def test_a_frozen_node_is_noticed_and_its_answer_goes_on_elsewhere(build: Build, smollm2: Path) -> None:
+    async with whole_mesh.ready(build, smollm2) as mesh:
+        pieces: list[str] = []
+        asked = asyncio.create_task(
+            whole_mesh.tell(whole_mesh.endpoint(mesh), "Write a long story about the sea.", 200, pieces.append)
+        )
+
+        async def some_text() -> bool | None:
+            return len(pieces) > 20 or None
+
+        await until(some_text, "twenty pieces of the story")
+        frozen = [mesh.processes["node-2"].pid, *(each.pid for each in descendants_of(mesh, "node-2"))]
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            before = "".join(pieces)
+            story = await asked
+            report = await mesh.admin.status()
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+
+        assert story.text.startswith(before)
+        assert story.completion_tokens == 200
+        assert holders(report) == {"node-1"}
+
+
+def descendants_of(mesh: LocalMesh, node: str) -> list[psutil.Process]:
+    return whole_mesh.descendants(mesh.processes[node].pid)
 
 
 async def test_a_node_with_another_build_is_refused_at_the_door_and_both_ids_are_named(

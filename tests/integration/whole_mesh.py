@@ -45,12 +45,18 @@ def short_home() -> Iterator[Home]:
 
 
 @contextlib.asynccontextmanager
-async def founded(build: Build, model_file: Path, *, min_workers: int) -> AsyncIterator[LocalMesh]:
+async def founded(
+    build: Build, model_file: Path, *, min_workers: int, failover_wait_s: float = LIMIT_S
+) -> AsyncIterator[LocalMesh]:
     """A coordinator that wants the model and has no node yet."""
     with short_home() as home:
         library.add(home, model_file, MODEL)
         async with local_mesh.running(home, build) as mesh:
-            await mesh.found(config.Engine(model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4))
+            await mesh.found(
+                config.Engine(
+                    model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4, failover_wait_s=failover_wait_s
+                )
+            )
             yield mesh
 
 
@@ -80,8 +86,13 @@ def endpoint(mesh: LocalMesh) -> ask.Endpoint:
 
 
 async def answer(at: ask.Endpoint, question: str, max_tokens: int = 24) -> ask.Answer:
+    return await tell(at, question, max_tokens, lambda _: None)
+
+
+async def tell(at: ask.Endpoint, question: str, max_tokens: int, on_text: Callable[[str], None]) -> ask.Answer:
+    """An answer, each piece of which is shown to ``on_text`` as it comes."""
     turns = [ask.Turn(role="user", content=question)]
-    return await ask.stream(at, turns, max_tokens=max_tokens, temperature=0.0, on_text=lambda _: None)
+    return await ask.stream(at, turns, max_tokens=max_tokens, temperature=0.0, on_text=on_text)
 
 
 async def until(done: Callable[[], Awaitable[T | None]], what: str, limit_s: float = LIMIT_S) -> T:

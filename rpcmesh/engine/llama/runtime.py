@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 from llama_cpp import llama_cpp as llama
 
@@ -54,25 +55,73 @@ class Runtime:
         """Run the model on one batch. Raises :class:`DecodeError`; a lost worker aborts the process."""
         end = 0
         for chunk in batch.chunks:
-            n_tokens = len(chunk.tokens)
-            start, end = end, end + n_tokens
-            self._token[start:end] = chunk.tokens
-            self._position[start:end] = range(chunk.position, chunk.position + n_tokens)
-            self._sequence[start:end] = [chunk.slot] * n_tokens
-            self._wants_logits[start:end] = [0] * n_tokens
+            start, end = end, end + len(chunk.tokens)
+            self._fill(start, chunk.tokens, chunk.slot, chunk.position)
             self._wants_logits[end - 1] = chunk.samples
-        self._batch.n_tokens = end
+        self._decode(end)
+
+    def margins(self, tokens: Sequence[int], n_given: int) -> list[float]:
+        """For each token behind the first ``n_given``: by how much the best logit at its place beats its own.
+
+        Uses the first slot, whose cells must be free, and leaves them free.
+        """
+        margins: list[float] = []
+        start, end = 0, n_given - 1
+        try:
+            while start < end:
+                n_tokens = min(self.limits.n_batch, end - start)
+                self._fill(0, tokens[start : start + n_tokens], 0, start)
+                self._decode(n_tokens)
+                start += n_tokens
+            # The context has room for the logits of as many tokens as it has sequences.
+            while start < len(tokens) - 1:
+                asked = tokens[start : min(start + self.limits.n_seq_max, len(tokens) - 1)]
+                self._fill(0, asked, 0, start)
+                self._wants_logits[: len(asked)] = [1] * len(asked)
+                self._decode(len(asked))
+                margins += [self._margin(place, tokens[start + place + 1]) for place in range(len(asked))]
+                start += len(asked)
+        finally:
+            self.forget(0)
+        return margins
+
+    def _margin(self, place: int, token: int) -> float:
+        pointer = llama.llama_get_logits_ith(self._context, place)
+        logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary.n_tokens,))
+        return float(logits.max() - logits[token])
+
+    def _fill(self, start: int, tokens: Sequence[int], slot: int, position: int) -> None:
+        """Put consecutive tokens of one sequence into the batch, without a wish for logits."""
+        n_tokens = len(tokens)
+        end = start + n_tokens
+        self._token[start:end] = tokens
+        self._position[start:end] = range(position, position + n_tokens)
+        self._sequence[start:end] = [slot] * n_tokens
+        self._wants_logits[start:end] = [0] * n_tokens
+
+    def _decode(self, n_tokens: int) -> None:
+        self._batch.n_tokens = n_tokens
         status = llama.llama_decode(self._context, self._batch)
         if status != 0:
-            raise DecodeError(f"llama_decode of {end} tokens returned {status}")
+            raise DecodeError(f"llama_decode of {n_tokens} tokens returned {status}")
 
     def forget(self, slot: int) -> None:
         """Drop a sequence's KV cells."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
-    def sampler(self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int]) -> Sampler:
+    def sampler(
+        self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int], n_sampled: int
+    ) -> Sampler:
         """A sampler for one sequence, see :class:`Sampler`."""
-        return Sampler(self._context, self.vocabulary, sampling, seed=seed, ignore_eos=ignore_eos, seen=seen)
+        return Sampler(
+            self._context,
+            self.vocabulary,
+            sampling,
+            seed=seed,
+            ignore_eos=ignore_eos,
+            seen=seen,
+            n_sampled=n_sampled,
+        )
 
     def _allocate_batch(self, n_batch: int) -> None:
         # One set of arrays for the life of the context. Each token's sequence list is one id, at a fixed address.

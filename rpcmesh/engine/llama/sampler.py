@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,8 +20,9 @@ GREEDY_BELOW_TEMPERATURE = 1e-5
 class Sampler:
     """The chain of one sequence. Free it when the sequence ends.
 
-    ``seen`` are the tokens before the first that it samples. Penalties count them, the prompt among them, as
-    llama-server does: so a resumed completion is penalised as it was before.
+    ``seen`` are the tokens before the first that it samples, and the last ``n_sampled`` of them were sampled by a chain
+    like this one, which is gone. Penalties count them all, the prompt among them, as llama-server does, and the dice
+    were thrown once for each sampled one: so a resumed completion goes on as it would have.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Sampler:
         seed: int,
         ignore_eos: bool,
         seen: Sequence[int],
+        n_sampled: int = 0,
     ) -> None:
         self._context = context
         params = llama.llama_sampler_chain_default_params()
@@ -42,11 +45,20 @@ class Sampler:
                 llama.llama_sampler_chain_add(self._chain, make())
         for token in seen[-PENALTY_LAST_N:]:
             llama.llama_sampler_accept(self._chain, token)
+        self._throw(n_sampled)
 
     def sample(self, index: int) -> int:
         """The next token, from the logits at this place of the batch decoded last."""
         token: int = llama.llama_sampler_sample(self._chain, self._context, index)
         return token
+
+    def _throw(self, times: int) -> None:
+        """Bring the last step's dice to where they stood: also one candidate, which leaves no choice, is thrown for."""
+        last = llama.llama_sampler_chain_get(self._chain, llama.llama_sampler_chain_n(self._chain) - 1)
+        only = llama.llama_token_data(0, 0.0, 0.0)
+        for _ in range(times):
+            candidates = llama.llama_token_data_array(ctypes.pointer(only), 1, -1, True)
+            llama.llama_sampler_apply(last, ctypes.byref(candidates))
 
     def free(self) -> None:
         llama.llama_sampler_free(self._chain)

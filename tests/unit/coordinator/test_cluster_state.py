@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rpcmesh.coordinator import state
+from rpcmesh.coordinator.failover import Failover, Stage, Tally
 from rpcmesh.coordinator.state import (
+    FAILOVERS_KEPT,
     Cluster,
     Event,
+    FailoverSeen,
     LinksSeen,
     Model,
     ModelFailed,
@@ -26,6 +29,7 @@ from rpcmesh.coordinator.state import (
     NodeRevoked,
     NodeState,
     NodeUnreachable,
+    restarting,
 )
 from rpcmesh.engine.messages import DeviceLayers, LoadedModel
 from rpcmesh.firewall.watch import FirewallStatus, State
@@ -74,7 +78,7 @@ A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
 DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
 A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
 LOADING = Model("tiny", ModelState.LOADING, progress=0.5)
-READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED)
+READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED, served=True)
 
 
 def cluster(*nodes: Node, model: Model | None = None) -> Cluster:
@@ -125,14 +129,19 @@ def test_a_node(before: Node | None, events: list[Event], after: Node | None) ->
     assert found == cluster(*filter(None, [after]))
 
 
+SERVED_WAITS = Model("tiny", ModelState.WAITING, "a left", served=True)
+SERVED_LOADS = Model("tiny", ModelState.LOADING, progress=0.5, served=True)
+SERVED_FAILED = Model("tiny", ModelState.FAILED, "no", served=True)
 MODEL_STEPS: list[tuple[str, Model, Event, Model]] = [
     ("is wanted", Model(), ModelWanted("tiny"), Model("tiny", ModelState.WAITING)),
     ("gives way to another", READY, ModelWanted("large"), Model("large", ModelState.WAITING)),
     ("begins to load", Model("tiny", ModelState.WAITING, "lost"), ModelLoading(0.5), LOADING),
     ("is loaded", LOADING, ModelLoaded(LOADED), READY),
+    ("that served still loads as one that did", SERVED_WAITS, ModelLoading(0.5), SERVED_LOADS),
+    ("that served still fails as one that did", SERVED_LOADS, ModelFailed("no"), SERVED_FAILED),
     ("fails", LOADING, ModelFailed("no memory"), Model("tiny", ModelState.FAILED, "no memory")),
     ("is lost while loading", LOADING, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
-    ("is lost while serving", READY, ModelLost("a left"), Model("tiny", ModelState.WAITING, "a left")),
+    ("is lost while serving", READY, ModelLost("a left"), SERVED_WAITS),
 ]
 
 
@@ -151,7 +160,7 @@ PLACED = msgspec.structs.replace(
         DeviceLayers(None, None, "CPU", (), output=False, weight_bytes=1),
     ),
 )
-SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED)
+SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED, served=True)
 LINKS = frozenset({"a.w0", "a.agent", "b.w0", "b.agent"})
 
 
@@ -178,7 +187,42 @@ def test_links_that_suffice_change_nothing(before: Model, seen: LinksSeen) -> No
 def test_an_idle_engine_that_was_cut_off_from_a_worker_is_loaded_again(lost: str) -> None:
     after = fold(cluster(model=SERVING), LinksSeen(PLACED, LINKS - {f"{lost}.w0"}))
     reason = f"the connection to worker w0 of {lost} has ended"
-    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason))
+    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason, served=True))
+
+
+A_AND_B = (A_UP, Node("b", "10.0.0.2:7443", NodeState.UP, "", agent("b", w0="ready")))
+
+
+@pytest.mark.parametrize(
+    ("events", "goes_on"),
+    [
+        ([LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS)], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"b.w0"}))], True),
+        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], False),
+    ],
+    ids=["a quiet link", "a quiet agent", "another's link", "both"],
+)
+def test_a_machine_is_frozen_when_its_agent_and_its_link_are_quiet(events: list[Event], goes_on: bool) -> None:
+    after = fold(cluster(*A_AND_B, model=SERVING), *events)
+
+    assert (after.model == SERVING) is goes_on
+    assert goes_on or after.model.reason == "nothing is heard of a: no answer"
+
+
+@pytest.mark.parametrize(
+    ("node", "soon"),
+    [
+        (Node("a", "", NodeState.UP, "", agent("a", w0="starting")), True),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="backoff")), True),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="ready", guest="starting")), False),
+        (Node("a", "", NodeState.UP, "", agent("a", w0="given_up")), False),
+        (Node("a", "", NodeState.DOWN, "", agent("a", w0="backoff")), False),
+        (Node("a", ""), False),
+    ],
+)
+def test_a_worker_that_is_being_restarted_is_worth_a_wait(node: Node, soon: bool) -> None:
+    assert restarting(cluster(node)) is soon
 
 
 FAILED = Model("tiny", ModelState.FAILED, "no memory")
@@ -200,6 +244,28 @@ FAILED = Model("tiny", ModelState.FAILED, "no memory")
 def test_a_failed_load_is_tried_again_when_another_worker_comes_up(before: Node, event: Event, again: bool) -> None:
     after = fold(cluster(before, model=FAILED), event).model
     assert after == (Model("tiny", ModelState.WAITING, "no memory") if again else FAILED)
+
+
+def test_a_failover_is_known_by_its_last_stage_and_every_stage_is_counted() -> None:
+    begun = Failover(at=100.0, reason="lost", answers=2, silence_s=0.01)
+    planned = begun.reached(Stage.PLANNED, 0.1)
+    loaded = planned.reached(Stage.LOADED, 1.5)
+    another = Failover(200.0, "lost again", 0, 0.0).reached(Stage.PLANNED, 0.3)
+
+    after = fold(cluster(), *(FailoverSeen(each) for each in (planned, loaded, another)))
+
+    assert after.failovers == (loaded, another)
+    assert loaded.stages == {"planned": 0.1, "loaded": 1.5}
+    assert after.failover_seconds == {"planned": Tally(2, 0.4), "loaded": Tally(1, 1.5)}
+
+
+def test_only_the_last_failovers_are_kept() -> None:
+    seen = [
+        FailoverSeen(Failover(float(at), "lost", 0, 0.0).reached(Stage.PLANNED, 0.1))
+        for at in range(FAILOVERS_KEPT + 3)
+    ]
+
+    assert [failover.at for failover in fold(cluster(), *seen).failovers] == [*range(3, FAILOVERS_KEPT + 3)]
 
 
 def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:

@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from test_cluster_state import agent
 
 from rpcmesh.coordinator import metrics
+from rpcmesh.coordinator.failover import Stage, Tally
 from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.coordinator.state import Cluster, Node, NodeState
 from rpcmesh.firewall.watch import FirewallStatus, State
@@ -17,7 +18,10 @@ VERIFIED = FirewallStatus(State.VERIFIED)
 
 def reported() -> StatusReport:
     says = msgspec.structs.replace(agent("a", w0="ready"), firewall=DRIFT)
-    cluster = Cluster({"a": Node("a", "10.0.0.1:7443", NodeState.UP, "", says), "b": Node("b", "10.0.0.2:7443")})
+    cluster = Cluster(
+        {"a": Node("a", "10.0.0.1:7443", NodeState.UP, "", says), "b": Node("b", "10.0.0.2:7443")},
+        failover_seconds={"loaded": Tally(2, 3.5)},
+    )
     return report(
         cluster, None, mesh="m", version="1", build_id="b", endpoint="", uptime_s=1.0, reason=None, firewall=VERIFIED
     )
@@ -33,6 +37,9 @@ def test_the_figures_are_those_of_the_report() -> None:
         ("rpcmesh_ready",): 1,
         ("rpcmesh_node_up", "a"): 1,
         ("rpcmesh_node_up", "b"): 0,
+        **{(f"rpcmesh_failover_seconds_{part}", stage): 0 for part in ("count", "sum") for stage in Stage},
+        ("rpcmesh_failover_seconds_count", "loaded"): 2,
+        ("rpcmesh_failover_seconds_sum", "loaded"): 3.5,
         ("rpcmesh_firewall_verified", "_coordinator"): 1,
         ("rpcmesh_firewall_verified", "a"): 0,
         ("rpcmesh_firewall_drifts_total", "_coordinator"): 0,

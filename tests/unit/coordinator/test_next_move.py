@@ -61,3 +61,10 @@ def test_nothing_is_loaded_unless_a_model_waits(model: Model) -> None:
 def test_a_waiting_model(nodes: list[Node], min_workers: int, local: bool, move: Load | Wait) -> None:
     cluster = Cluster({node.name: node for node in nodes}, WAITING)
     assert next_move(cluster, min_workers, local) == move
+
+
+def test_a_model_that_served_goes_on_with_fewer_workers_but_not_with_none() -> None:
+    served = Model("tiny", ModelState.WAITING, served=True)
+
+    assert next_move(Cluster({"a": UP["a"]}, served), min_workers=2) == Load((("a", "w0"),))
+    assert next_move(Cluster({}, served), min_workers=2) == Wait("0 of at least 1 workers are ready")

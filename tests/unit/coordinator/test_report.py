@@ -124,6 +124,8 @@ def test_the_document_keeps_its_field_names() -> None:
             "nodes",
             "links",
             "firewall",
+            "failovers",
+            "failover_seconds",
         ]
     )
     assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement"]

@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from rpcmesh.engine.client import EngineLost, EngineRequestError
 from rpcmesh.engine.messages import ChatMessage, ChatPrompt, Delta
+from rpcmesh.gateway.backend import ClusterCapacityError
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
@@ -220,6 +221,7 @@ REFUSALS = [
     (EngineRequestError("invalid_prompt", "the prompt is empty"), 400, "invalid_prompt", "messages"),
     (EngineRequestError("overloaded", "queue full"), 503, "overloaded", None),
     (EngineLost(123, -6, ("ggml_abort /home/secret",)), 503, "engine_lost", None),
+    (ClusterCapacityError("no context of 4096 tokens fits in /home/secret"), 503, "cluster_capacity", None),
     (EngineRequestError("engine_error", "decode returned -3 in /home/secret"), 500, "internal_error", None),
     (RuntimeError("password=hunter2"), 500, "internal_error", None),
 ]

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from rpcmesh.engine.messages import Delta, Usage
 from rpcmesh.gateway.chat import ChatReply
 from rpcmesh.gateway.completions import CompletionReply
-from rpcmesh.gateway.reply import Outcome, Reply, UnfinishedError, UsageBody, collect, events
+from rpcmesh.gateway.reply import Outcome, Reply, UnfinishedError, UsageBody, Whole, collect, events
 
 LAST = Delta("", "", (3,), finish_reason="length", usage=Usage(prompt_tokens=7, completion_tokens=3))
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -38,7 +38,7 @@ async def streamed(reply: Reply, *deltas: Delta) -> tuple[list[Any], list[Outcom
 
 
 def test_a_whole_chat_answer() -> None:
-    body = json.loads(ChatReply("chatcmpl-1", 5, "m").whole("Paris.", "stop", UsageBody(7, 3, 10)))
+    body = json.loads(ChatReply("chatcmpl-1", 5, "m").whole("Paris.", (8, 9), "stop", UsageBody(7, 3, 10)))
     assert body == {
         "id": "chatcmpl-1",
         "object": "chat.completion",
@@ -58,7 +58,7 @@ def test_a_whole_chat_answer() -> None:
 
 
 def test_a_whole_completion() -> None:
-    body = json.loads(CompletionReply("cmpl-1", 5, "m").whole("Paris.", "length", UsageBody(7, 3, 10)))
+    body = json.loads(CompletionReply("cmpl-1", 5, "m").whole("Paris.", (8, 9), "length", UsageBody(7, 3, 10)))
     assert body == {
         "id": "cmpl-1",
         "object": "text_completion",
@@ -124,7 +124,22 @@ async def test_what_belongs_to_one_delta_leaves_in_one_piece() -> None:
 
 
 async def test_collecting_joins_the_texts() -> None:
-    assert await collect(source(delta("Par"), delta("is"), LAST)) == ("Paris", OUTCOME)
+    assert await collect(source(delta("Par"), delta("is"), LAST)) == Whole("Paris", (1, 1, 3), OUTCOME)
+
+
+@pytest.mark.parametrize("make", [ChatReply, CompletionReply])
+async def test_tokens_on_request_come_with_the_text_and_also_where_it_is_held_back(make: type[ChatReply]) -> None:
+    *chunks, _done = (await streamed(make("c", 5, "m", token_ids=True), delta(""), delta("a"), LAST))[0]
+    body = json.loads(make("c", 5, "m", token_ids=True).whole("a", (1, 1, 3), "stop", UsageBody(7, 3, 10)))
+
+    shown = [chunk["choices"][0].get("token_ids") for chunk in chunks]
+    assert [tokens for tokens in shown if tokens is not None] == [[1], [1], [3]]
+    assert body["choices"][0]["token_ids"] == [1, 1, 3]
+
+
+async def test_nobody_gets_tokens_without_asking() -> None:
+    chunks = (await streamed(ChatReply("c", 5, "m"), delta("a"), LAST))[0]
+    assert all("token_ids" not in chunk["choices"][0] for chunk in chunks[:-1])
 
 
 @pytest.mark.parametrize("deltas", [(), (delta("a"),)])

@@ -1,0 +1,196 @@
+"""A mesh under faults drawn by lot: does every stream get its answer, whole and right, and how long does it wait?"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from rpcmesh import config
+from rpcmesh.bench.faults import FAULTS
+from rpcmesh.bench.streams import Told, ask_on
+from rpcmesh.demo import local_mesh
+from rpcmesh.demo.ask import Endpoint
+from rpcmesh.demo.kill import MARGIN_MAX
+from rpcmesh.engine.client import Engine
+from rpcmesh.engine.messages import LoadSpec, Score, TextPrompt
+from rpcmesh.models import library
+from rpcmesh.native_build import Build
+from rpcmesh.paths import Home
+
+MODEL = "smollm2"
+READY_LIMIT_S = 180.0
+# After a fault, the mesh is whole again and streams are under way before the next one.
+WHOLE_LIMIT_S = 60.0
+POLL_S = 0.05
+CHECK_AT_ONCE = 32
+
+
+class Wishes(msgspec.Struct, frozen=True):
+    """Equal wishes draw equal faults; when exactly they meet the streams is the machine's."""
+
+    seed: int
+    faults: int
+    streams: int
+    nodes: int
+    max_tokens: int
+
+
+class Happened(msgspec.Struct, frozen=True):
+    """``recovery_s``: until the last of the streams that were open had a token again. None: no stream was disturbed."""
+
+    kind: str
+    node: str
+    open_streams: int
+    recovery_s: float | None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """``wrong_tokens`` are not the model's own choice; ``miscounted`` streams lost or doubled a token."""
+
+    seed: int
+    happened: tuple[Happened, ...]
+    streams: int
+    tokens: int
+    lost: tuple[str, ...]
+    miscounted: int
+    wrong_tokens: int
+    worst_margin: float
+    recovery_p50_s: float
+    recovery_p95_s: float
+    recovery_max_s: float
+
+    @property
+    def clean(self) -> bool:
+        return not self.lost and not self.miscounted and not self.wrong_tokens
+
+
+async def run(
+    home: Home,
+    build: Build,
+    model_file: Path,
+    wishes: Wishes,
+    make_key: Callable[[Home], str],
+    say: Callable[[str], None],
+) -> Outcome:
+    """``say`` gets a line for each fault. The home is the caller's to remove."""
+    names = [f"node-{number}" for number in range(1, wishes.nodes + 1)]
+    library.add(home.ensure(), model_file, MODEL)
+    async with local_mesh.running(home, build) as mesh:
+        await mesh.found(config.Engine(model=MODEL, min_workers=wishes.nodes, n_ctx=512, n_seq_max=wishes.streams))
+        for name in names:
+            await mesh.join(name)
+            await mesh.run_node(name)
+        await mesh.ready(lambda _: None, READY_LIMIT_S)
+        endpoint = Endpoint(mesh.url, make_key(home), mesh.ca_file, MODEL)
+        told: list[Told] = []
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            for number in range(wishes.streams):
+                group.create_task(ask_on(endpoint, number, wishes.seed, wishes.max_tokens, told, stop))
+            began = await _inject(mesh, names, wishes, say)
+            stop.set()
+    margins = await _margins(build, model_file, [answer for answer in told if not answer.error])
+    return judge(wishes, began, told, margins)
+
+
+async def _inject(
+    mesh: local_mesh.LocalMesh, names: Sequence[str], wishes: Wishes, say: Callable[[str], None]
+) -> list[tuple[str, str, float]]:
+    """``(kind, node, time)`` of each fault."""
+    chance = random.Random(wishes.seed)  # noqa: S311 (repeatable on purpose)
+    began = []
+    for number in range(wishes.faults):
+        kind, node = chance.choice([*FAULTS]), chance.choice(names)
+        await asyncio.sleep(chance.uniform(0.5, 2.0))
+        at = time.perf_counter()
+        await FAULTS[kind].happen(mesh, node)
+        began.append((kind, node, at))
+        say(f"{number + 1}/{wishes.faults}  {kind}  {node}")
+        await FAULTS[kind].mend(mesh, node)
+        await _until_whole(mesh, len(names))
+    return began
+
+
+async def _until_whole(mesh: local_mesh.LocalMesh, nodes: int) -> None:
+    async def whole() -> bool | None:
+        report = await mesh.admin.status()
+        up = sum(node.state == "up" for node in report.nodes)
+        return True if report.ready and up == nodes else None
+
+    # A killed agent is not an end that the mesh's owner has to hear of.
+    deadline = time.monotonic() + WHOLE_LIMIT_S
+    while await whole() is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the mesh was not whole again within {WHOLE_LIMIT_S:.0f} s")
+        await asyncio.sleep(POLL_S)
+
+
+async def _margins(build: Build, model_file: Path, answers: Sequence[Told]) -> list[tuple[float, ...]]:
+    spec = LoadSpec("reference", str(model_file), n_ctx=512, n_seq_max=CHECK_AT_ONCE)
+    async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None) as engine:
+        await engine.load(spec)
+        return [
+            await engine.margins(Score(str(number), TextPrompt(answer.prompt), tuple(answer.token_ids)))
+            for number, answer in enumerate(answers)
+        ]
+
+
+def judge(
+    wishes: Wishes,
+    began: Sequence[tuple[str, str, float]],
+    told: Sequence[Told],
+    margins: Sequence[tuple[float, ...]],
+) -> Outcome:
+    """What the noted times and the reference engine's ``margins`` of the answers without an error amount to."""
+    happened = tuple(Happened(kind, node, *recovery_of(at, told)) for kind, node, at in began)
+    waits = sorted(each.recovery_s for each in happened if each.recovery_s is not None)
+    all_margins = [margin for answer in margins for margin in answer]
+    return Outcome(
+        seed=wishes.seed,
+        happened=happened,
+        streams=len(told),
+        tokens=sum(len(answer.token_ids) for answer in told),
+        lost=tuple(answer.error for answer in told if answer.error),
+        miscounted=sum(not answer.error and answer.counted != len(answer.token_ids) for answer in told),
+        wrong_tokens=sum(margin > MARGIN_MAX for margin in all_margins),
+        worst_margin=round(max(all_margins, default=0.0), 3),
+        recovery_p50_s=round(percentile(waits, 0.5), 3),
+        recovery_p95_s=round(percentile(waits, 0.95), 3),
+        recovery_max_s=round(percentile(waits, 1.0), 3),
+    )
+
+
+# A pause shorter than this is no disturbance: a prefill beside it, or a busy machine.
+DISTURBED_S = 0.25
+# And one that begins later than this has another cause.
+SOON_S = 1.0
+
+
+def recovery_of(at: float, told: Sequence[Told]) -> tuple[int, float | None]:
+    """How many streams were open at ``at``, and how long the last of those that then fell silent had to wait."""
+    at_the_time = [answer for answer in told if answer.began < at < answer.ended]
+    waits = [wait for answer in at_the_time if (wait := _wait(at, answer.arrivals)) is not None]
+    return len(at_the_time), round(max(waits), 3) if waits else None
+
+
+def _wait(at: float, arrivals: Sequence[float]) -> float | None:
+    """From ``at`` to the end of the silence that began soon after it."""
+    last = at
+    for arrival in arrivals:
+        if last - at > SOON_S:
+            return None
+        if arrival > at and arrival - last >= DISTURBED_S:
+            return arrival - at
+        last = max(last, arrival)
+    return None
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The nearest rank; 0 where there is nothing."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0

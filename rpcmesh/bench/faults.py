@@ -1,0 +1,94 @@
+"""What can happen to a mesh, each as one row: how it is brought about, and how it ends. When is decided elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+import psutil
+
+from rpcmesh.demo.local_mesh import LocalMesh
+from rpcmesh.node.worker import ENGINE_WORKER
+from rpcmesh.tunnel import status as tunnel_status
+
+# Longer than any loss may take to be noticed.
+FROZEN_S = 8.0
+
+Act = Callable[[LocalMesh, str], Awaitable[None]]
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """``happen`` returns once it has happened; ``mend`` brings the mesh back to where it was."""
+
+    happen: Act
+    mend: Act
+
+
+async def _kill_worker(mesh: LocalMesh, node: str) -> None:
+    report = await mesh.admin.status()
+    agent = next(each.agent for each in report.nodes if each.name == node)
+    pids = [worker.pid for worker in agent.workers if worker.name == ENGINE_WORKER] if agent else []
+    _signal_all((pid for pid in pids if pid is not None), signal.SIGKILL)
+
+
+async def _kill_tunnel(mesh: LocalMesh, node: str) -> None:
+    seen = await tunnel_status.fetch(mesh.node_home(node).socket("tunnel"))
+    _signal_all([seen.pid], signal.SIGKILL)
+
+
+async def _kill_agent(mesh: LocalMesh, node: str) -> None:
+    _signal_all([mesh.processes[node].pid], signal.SIGKILL)
+
+
+async def _kill_node(mesh: LocalMesh, node: str) -> None:
+    _signal_all(_tree(mesh, node), signal.SIGKILL)
+
+
+async def _freeze_node(mesh: LocalMesh, node: str) -> None:
+    _signal_all(_tree(mesh, node), signal.SIGSTOP)
+
+
+async def _thaw_node(mesh: LocalMesh, node: str) -> None:
+    await asyncio.sleep(FROZEN_S)
+    _signal_all(_tree(mesh, node), signal.SIGCONT)
+
+
+async def _kill_engine(mesh: LocalMesh, _: str) -> None:
+    """The one that holds the model: the other has nothing in it yet."""
+    children = psutil.Process(mesh.processes["coordinator"].pid).children(recursive=True)
+    engines = [child for child in children if "rpcmesh.engine.process" in child.cmdline()]
+    _signal_all([max(engines, key=lambda engine: int(engine.memory_info().rss)).pid], signal.SIGKILL)
+
+
+async def _start_node(mesh: LocalMesh, node: str) -> None:
+    await mesh.processes.pop(node).wait()
+    await mesh.run_node(node)
+
+
+async def _by_itself(_mesh: LocalMesh, _node: str) -> None:
+    """A supervisor does it."""
+
+
+FAULTS: dict[str, Fault] = {
+    "worker killed": Fault(_kill_worker, _by_itself),
+    "tunnel killed": Fault(_kill_tunnel, _by_itself),
+    "engine killed": Fault(_kill_engine, _by_itself),
+    "agent killed": Fault(_kill_agent, _start_node),
+    "node killed": Fault(_kill_node, _start_node),
+    "node frozen": Fault(_freeze_node, _thaw_node),
+}
+
+
+def _tree(mesh: LocalMesh, node: str) -> list[int]:
+    agent = psutil.Process(mesh.processes[node].pid)
+    return [each.pid for each in (*agent.children(recursive=True), agent)]
+
+
+def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -1,0 +1,114 @@
+"""Clients that ask for one answer after the other and note when each token came."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+
+import aiohttp
+import msgspec
+
+from rpcmesh.demo.ask import Endpoint
+
+SUBJECTS = ("the sea", "a lighthouse", "an old clock", "the first snow", "a river in spring", "the night train")
+LIMIT_S = 180.0
+
+
+class Told(msgspec.Struct):
+    """One answer; ``error`` is empty if all is well. ``arrivals`` are the times (perf_counter) of its tokens."""
+
+    prompt: str
+    began: float
+    token_ids: list[int] = []
+    arrivals: list[float] = []
+    counted: int | None = None
+    ended: float = 0.0
+    error: str = ""
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int
+
+
+class _Choice(msgspec.Struct):
+    token_ids: list[int] = []
+
+
+class _Error(msgspec.Struct):
+    message: str
+    code: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: _Error | None = None
+
+
+async def ask_on(
+    endpoint: Endpoint, number: int, seed: int, max_tokens: int, told: list[Told], stop: asyncio.Event
+) -> None:
+    """One client: greedy answers of exactly ``max_tokens`` tokens, until ``stop`` is set and the last has ended.
+
+    A refusal before the first token (503) is asked again, as its Retry-After says that a client should.
+    """
+    chance = random.Random(f"{seed}/{number}")  # noqa: S311 (repeatable on purpose)
+    trust = ssl.create_default_context(cafile=str(endpoint.ca_file))
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust),
+        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=LIMIT_S),
+    ) as session:
+        while not stop.is_set():
+            prompt = f"A story about {chance.choice(SUBJECTS)}, number {chance.randrange(1000)}. Once upon a time"
+            answer = Told(prompt, began=time.perf_counter())
+            if await _ask(session, endpoint, answer, max_tokens):
+                told.append(answer)
+            else:
+                await asyncio.sleep(0.2)
+
+
+async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, answer: Told, max_tokens: int) -> bool:
+    """False when the endpoint was not ready to begin."""
+    body = msgspec.json.encode(
+        {
+            "model": endpoint.model,
+            "prompt": answer.prompt,
+            "max_tokens": max_tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "return_token_ids": True,
+        }
+    )
+    try:
+        async with session.post(f"{endpoint.url}/completions", data=body) as response:
+            if response.status == 503:
+                return False
+            if response.status != 200:
+                answer.error = f"status {response.status}"
+            async for line in response.content:
+                _take(answer, line)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        answer.error = f"{type(error).__name__}: {error}"
+    answer.ended = time.perf_counter()
+    if not answer.error and answer.counted is None:
+        answer.error = "the stream ended without its usage"
+    return True
+
+
+def _take(answer: Told, line: bytes) -> None:
+    payload = line.strip().removeprefix(b"data:").strip()
+    if not line.startswith(b"data:") or payload == b"[DONE]":
+        return
+    chunk = msgspec.json.decode(payload, type=_Chunk)
+    if chunk.error:
+        answer.error = chunk.error.code or chunk.error.message
+    for choice in chunk.choices:
+        answer.token_ids += choice.token_ids
+        answer.arrivals += [time.perf_counter()] * len(choice.token_ids)
+    if chunk.usage:
+        answer.counted = chunk.usage.completion_tokens

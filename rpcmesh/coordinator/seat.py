@@ -1,0 +1,49 @@
+"""The engine that serves now, and whoever waits for the next one. Starts no engine and ends none."""
+
+from __future__ import annotations
+
+import asyncio
+
+from rpcmesh.engine.client import Engine
+from rpcmesh.gateway.backend import ClusterCapacityError
+
+
+class Seat:
+    """At most one engine. Waiting costs no task: every change wakes all who wait."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self._refusal: str | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, engine: Engine) -> None:
+        self.engine = engine
+        self._refusal = None
+        self._wake()
+
+    def leave(self) -> None:
+        self.engine = None
+
+    def refuse(self, reason: str) -> None:
+        """There will be no engine before the cluster changes: who waits is told so."""
+        self._refusal = reason
+        self._wake()
+
+    async def after(self, lost: Engine, limit_s: float) -> Engine:
+        """The engine that comes after ``lost``. Raises :class:`ClusterCapacityError` when there will be none.
+
+        ``limit_s`` seconds without one count as none.
+        """
+        try:
+            async with asyncio.timeout(limit_s):
+                while (engine := self.engine) is None or engine is lost:
+                    if self._refusal is not None:
+                        raise ClusterCapacityError(self._refusal)
+                    await self._changed.wait()
+        except TimeoutError:
+            raise ClusterCapacityError(f"no engine could be started within {limit_s:.0f} s") from None
+        return engine
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

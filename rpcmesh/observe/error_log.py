@@ -9,8 +9,9 @@ import errno
 import os
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,10 @@ TEXT_MAX_CHARS = 4000
 PAGE_RECORDS = 500
 PAGE_BYTES = 512 * 1024
 NUMBER_MAX_DIGITS = 15
+# Of one kind of event in one minute; how many more there were is in the next record of that kind. Strangers cause some
+# kinds as often as they like, and must not push out what somebody will look for.
+KIND_MAX_RECORDS = 20
+KIND_WINDOW_S = 60.0
 LEVELS = frozenset({"warning", "error", "critical"})
 
 
@@ -61,12 +66,35 @@ def query(after: int | None, last: int) -> str:
     return f"last={last}" if after is None else f"after={after}"
 
 
+class Share:
+    """How many records of each kind of event may still be written. Pure: ``now`` is the caller's, in seconds."""
+
+    def __init__(self) -> None:
+        # By kind: when its window began, how many there were in it, and how many were left out since the last record.
+        self._kinds: dict[str, tuple[float, int, int]] = {}
+
+    def of(self, kind: str, now: float) -> int | None:
+        """None when this record is one too many, else how many were left out before it."""
+        began, count, left_out = self._kinds.get(kind, (now, 0, 0))
+        if now - began >= KIND_WINDOW_S:
+            began, count = now, 0
+        if count >= KIND_MAX_RECORDS:
+            self._kinds[kind] = (began, count, left_out + 1)
+            return None
+        self._kinds[kind] = (began, count + 1, 0)
+        return left_out
+
+
 class ErrorLog:
     """One process writes a log. A record that cannot be written is no error: the event goes on to standard error."""
 
-    def __init__(self, path: Path, rotate_bytes: int = ROTATE_BYTES) -> None:
+    def __init__(
+        self, path: Path, rotate_bytes: int = ROTATE_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._path = path
         self._rotate_bytes = rotate_bytes
+        self._clock = clock
+        self._share = Share()
         self._lock = threading.Lock()
         try:
             self._seq = max((seq for seq, _ in _records(path)), default=0)
@@ -76,8 +104,11 @@ class ErrorLog:
     def processor(self, _: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         """For structlog, behind the processors that add level and time."""
         if event.get("level") in LEVELS:
+            left_out = self._share.of(str(event.get("event")), self._clock())
+            if left_out is None:
+                return event
             try:
-                self.append(dict(event))
+                self.append(dict(event) | ({"left_out": left_out} if left_out else {}))
             except OSError as error:
                 event["error_log"] = f"not written: {error.strerror}"
         return event

@@ -116,10 +116,7 @@ async def test_a_worker_killed_in_mid_answer_costs_its_client_nothing(build: Bui
         pieces: list[str] = []
         asked = asyncio.create_task(whole_mesh.tell(at, "Write a long story about the sea.", 200, pieces.append))
 
-        async def some_text() -> bool | None:
-            return len(pieces) > 20 or None
-
-        await until(some_text, "twenty pieces of the story")
+        await until_told(pieces, 20)
         os.kill(pid, signal.SIGKILL)
         before = "".join(pieces)
 
@@ -147,14 +144,18 @@ async def test_an_answer_that_no_machine_is_left_for_ends_with_a_typed_error(bui
             whole_mesh.tell(whole_mesh.endpoint(mesh), "Write a long story about the sea.", 400, pieces.append)
         )
 
-        async def some_text() -> bool | None:
-            return len(pieces) > 5 or None
-
-        await until(some_text, "five pieces of the story")
+        await until_told(pieces, 5)
         await mesh.processes.pop("node-1").stop(10)
 
         with pytest.raises(RpcmeshError, match="the machines that are left cannot run this model"):
             await asked
+
+
+async def until_told(pieces: list[str], count: int) -> None:
+    async def enough() -> bool | None:
+        return len(pieces) > count or None
+
+    await until(enough, f"{count} pieces of the story")
 
 
 def is_restarted(report: StatusReport) -> bool:
@@ -207,10 +208,7 @@ async def test_a_frozen_node_is_noticed_and_its_answer_goes_on_elsewhere(build: 
             whole_mesh.tell(whole_mesh.endpoint(mesh), "Write a long story about the sea.", 200, pieces.append)
         )
 
-        async def some_text() -> bool | None:
-            return len(pieces) > 20 or None
-
-        await until(some_text, "twenty pieces of the story")
+        await until_told(pieces, 20)
         frozen = [mesh.processes["node-2"].pid, *(each.pid for each in descendants_of(mesh, "node-2"))]
         for pid in frozen:
             os.kill(pid, signal.SIGSTOP)

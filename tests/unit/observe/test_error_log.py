@@ -18,7 +18,7 @@ import structlog
 
 from rpcmesh.errors import PeerError
 from rpcmesh.observe import error_log, logs
-from rpcmesh.observe.error_log import ErrorLog, Page, page
+from rpcmesh.observe.error_log import KIND_MAX_RECORDS, KIND_WINDOW_S, ErrorLog, Page, Share, page
 
 
 @pytest.fixture
@@ -45,6 +45,33 @@ def filled(path: Path, count: int, rotate_bytes: int = error_log.ROTATE_BYTES) -
     for n in range(count):
         log.append({"event": "e", "n": n})
     return log
+
+
+def test_of_one_kind_of_event_only_so_many_are_kept_and_the_next_says_how_many_there_were() -> None:
+    share = Share()
+
+    first = [share.of("handshake_failed", now=float(n)) for n in range(30)]
+    others = share.of("worker_crashed", now=30.0)
+    later = [share.of("handshake_failed", now=KIND_WINDOW_S + n) for n in range(2)]
+
+    assert first == [0] * KIND_MAX_RECORDS + [None] * 10
+    assert others == 0
+    assert later == [10, 0]
+
+
+def test_strangers_do_not_push_a_crash_out(path: Path) -> None:
+    now = 0.0
+    log = ErrorLog(path, clock=lambda: now)
+    log.processor(None, "error", {"level": "error", "event": "worker_crashed"})
+    for _ in range(1000):
+        log.processor(None, "warning", {"level": "warning", "event": "handshake_failed"})
+    now = KIND_WINDOW_S
+    log.processor(None, "warning", {"level": "warning", "event": "handshake_failed"})
+
+    kept = records(page(path))
+
+    assert [record["event"] for record in kept] == ["worker_crashed"] + ["handshake_failed"] * (KIND_MAX_RECORDS + 1)
+    assert kept[-1]["left_out"] == 1000 - KIND_MAX_RECORDS
 
 
 def test_an_absent_log_is_an_empty_page(path: Path) -> None:

@@ -98,12 +98,12 @@ private:
 
 // What is known of a tensor beside what it says.
 struct Known {
-    std::array<uint32_t, MAX_SOURCES> sources;  // places, NO_TENSOR where there is none
-    size_t                            slots = 0;  // of these, up to the last that is one
-    uint64_t                          bytes = 0;  // where it lies in a buffer
-    uint32_t                          depth = 1;
-    bool                              listed = false;  // among the nodes
-    bool                              held = false;    // its bytes lie in a buffer of the graph's device
+    uint64_t                          bytes;    // where it lies in a buffer
+    uint32_t                          depth;
+    uint32_t                          slots;    // of `sources`, up to the last that is one
+    bool                              listed;   // among the nodes
+    bool                              held;     // its bytes lie in a buffer of the graph's device
+    std::array<uint32_t, MAX_SOURCES> sources;  // places, NO_TENSOR where there is none; beyond `slots` whatever was there
 };
 
 class Graph {
@@ -118,7 +118,7 @@ private:
     bool    check_place_in_memory(uint32_t place, const Buffers & buffers);
     bool    check_references(uint32_t place, const References & references, const GraphLimits & limits);
     bool    check_view(uint32_t place, uint32_t source, uint64_t offset);
-    bool    reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found);
+    bool    reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found, uint32_t & depth) const;
     bool    check_node(const uint8_t * id, const std::array<bool, OP_COUNT> & allowed_extra);
     Node    node_of(uint32_t place) const;
     bool    lies_on_the_device(uint32_t place) const;
@@ -199,13 +199,13 @@ bool Graph::check_view(uint32_t place, uint32_t source, uint64_t offset) {
 }
 
 // Places are filled one by one, so whatever is found stands earlier.
-bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found) {
+bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & found, uint32_t & depth) const {
     found = places_.find(id);
     if (found == place) {
         return itself_allowed;
     }
     if (found != NO_TENSOR) {
-        known_[place].depth = std::max(known_[place].depth, known_[found].depth + 1);
+        depth = std::max(depth, known_[found].depth + 1);
     }
     return found != NO_TENSOR;
 }
@@ -213,14 +213,15 @@ bool Graph::reach(uint32_t place, uint64_t id, bool itself_allowed, uint32_t & f
 bool Graph::check_references(uint32_t place, const References & references, const GraphLimits & limits) {
     Known &  known    = known_[place];
     uint32_t view_src = NO_TENSOR;
-    bool     all      = references.view_src == 0 || reach(place, references.view_src, false, view_src);
-    for (size_t i = 0; i < MAX_SOURCES; ++i) {
-        if (references.src[i] != 0) {
-            // ggml_cast gives its result as its own second source.
-            all         = reach(place, references.src[i], tensors_[place].op == OP_CPY && i == 1, known.sources[i]) && all;
-            known.slots = i + 1;
-        }
+    uint32_t depth    = 1;
+    bool     all      = references.view_src == 0 || reach(place, references.view_src, false, view_src, depth);
+    for (uint32_t i = 0; i < references.slots; ++i) {
+        known.sources[i] = NO_TENSOR;
+        // ggml_cast gives its result as its own second source.
+        all = (references.src[i] == 0 || reach(place, references.src[i], tensors_[place].op == OP_CPY && i == 1, known.sources[i], depth)) && all;
     }
+    known.slots = references.slots;
+    known.depth = depth;
     if (!all) {
         return refuse(Refusal::graph_reference, "tensor " + std::to_string(place) + " refers to itself, to a later one or to none");
     }
@@ -234,8 +235,9 @@ bool Graph::check_tensor(uint32_t place, const Buffers & buffers, const GraphLim
     const References references = read_references(entries_ + TENSOR_BYTES * place);
     const Tensor &   tensor     = tensors_[place];
     Known &          known      = known_[place];
-    known                       = Known{};
-    known.sources.fill(NO_TENSOR);
+    known.bytes                 = 0;
+    known.listed                = false;
+    known.held                  = false;
     if (references.id == 0 || !places_.add(references.id)) {
         return refuse(Refusal::graph_reference, "tensor " + std::to_string(place) + " has id " + std::to_string(references.id));
     }

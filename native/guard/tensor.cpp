@@ -57,6 +57,10 @@ References read_references(const uint8_t * bytes) {
     for (size_t i = 0; i < MAX_SOURCES; ++i) {
         references.src[i] = load64(bytes + 124 + 8 * i);
     }
+    references.slots = MAX_SOURCES;
+    while (references.slots > 0 && references.src[references.slots - 1] == 0) {
+        --references.slots;
+    }
     references.view_src  = load64(bytes + 204);
     references.view_offs = load64(bytes + 212);
     return references;

@@ -33,6 +33,7 @@ struct Tensor {
 struct References {
     uint64_t                          id;  // its own
     std::array<uint64_t, MAX_SOURCES> src;
+    uint32_t                          slots;  // of `src`, up to the last that is not 0
     uint64_t                          view_src;
     uint64_t                          view_offs;
 };

@@ -40,6 +40,17 @@ size_t Flow::write_to(End & end) {
     return written;
 }
 
+void Flow::insert(const std::vector<uint8_t> & bytes) {
+    if (has_own() || bytes.size() > buffer_.size() - end_) {
+        append(bytes);
+        return;
+    }
+    std::memmove(held() + bytes.size(), held(), held_size());
+    std::copy(bytes.begin(), bytes.end(), held());
+    end_ += bytes.size();
+    passed_ += bytes.size();
+}
+
 void Flow::drop(size_t size) {
     std::memmove(held(), held() + size, held_size() - size);
     end_ -= size;

@@ -36,7 +36,9 @@ public:
     void      pass(size_t size) { passed_ += size; }
     // Forgets the first of the held bytes.
     void      drop(size_t size);
-    // The guard's bytes go out behind what was passed so far, and before what is passed later.
+    // The guard's bytes go out behind what was passed so far, and before what is passed later. Where there is room they
+    // are inserted, so that they and their neighbours leave in one write, and a worker wakes up once; else they are kept apart.
+    void      insert(const std::vector<uint8_t> & bytes);
     void      append(const std::vector<uint8_t> & bytes) { own_.insert(own_.end(), bytes.begin(), bytes.end()); }
 
 private:

@@ -139,7 +139,7 @@ private:
                     flow.drop(step.size);
                     break;
                 case Kind::emit:
-                    flow.append(step.bytes);
+                    flow.insert(step.bytes);
                     break;
                 case Kind::answer:
                     back.append(step.bytes);

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tunnel_harness import echo, eventually, receive, unix_server
 from whole_mesh import RPCMESH, processes_below, run_cli, short_home
 
 from rpcmesh.bench import decode, link
+from rpcmesh.bench.guard import STARTS
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.native_build import Build
 from rpcmesh.paths import Home
@@ -121,8 +123,8 @@ def test_the_guard_s_cost_is_measured_shown_and_written(
     assert alone["graph_tensors"] > alone["graph_nodes"]
     assert alone["graph_check_us"] > 0
     assert alone["payloads_gb_s"] > 0
-    assert decoded["pairs"] == [[decoded["ours"], decoded["rival"]]]
-    assert decoded["ratio"] == pytest.approx(decoded["ours"] / decoded["rival"])
+    assert len(decoded["pairs"]) == STARTS
+    assert decoded["ratio"] == pytest.approx(statistics.median(ours / rival for ours, rival in decoded["pairs"]))
     for target in ("at most 150 us", "at least 3 GB/s", "at least 0.99"):
         assert target in shown
     assert_nothing_is_left(scratch, [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +21,8 @@ PROGRAM = "guard_bench"
 # By its ALPN a tunnel knows what is RPC and needs a guard. The same bytes under this name get none.
 BARE_ALPN = "rpcmesh/bare"
 # Of two equal workers one is always a little faster, by where its memory happens to lie: so the pairs are those of
-# several starts of everything.
-STARTS = 3
+# several starts of everything, in both orders.
+STARTS = 4
 
 
 class Alone(msgspec.Struct, frozen=True):
@@ -60,11 +60,15 @@ async def compare(home: Home, build: Build, model: Path, *, tokens: int, repeats
     """
     pairs: list[tuple[float, float]] = []
     for start in range(STARTS):
-        pairs += await _pairs(Home(home.root / str(start)), build, model, tokens, repeats)
+        order = ("guarded", "bare") if start % 2 == 0 else ("bare", "guarded")
+        pairs += await _pairs(Home(home.root / str(start)), build, model, order, tokens, repeats)
     return rounds.compare("decode, 1 stream, 1 worker", "tokens/s", "the same without the guard", pairs)
 
 
-async def _pairs(home: Home, build: Build, model: Path, tokens: int, repeats: int) -> list[tuple[float, float]]:
+async def _pairs(
+    home: Home, build: Build, model: Path, order: Sequence[str], tokens: int, repeats: int
+) -> list[tuple[float, float]]:
+    """Workers and engines are started in this ``order``."""
     ways = {
         "guarded": link.Way(routes.rpc_alpn("w0"), home.ensure().socket("worker-guarded")),
         "bare": link.Way(BARE_ALPN, home.socket("worker-bare")),
@@ -72,13 +76,13 @@ async def _pairs(home: Home, build: Build, model: Path, tokens: int, repeats: in
     async with contextlib.AsyncExitStack() as stack:
         # Where the path is long they lie elsewhere.
         stack.callback(shutil.rmtree, home.run, ignore_errors=True)
-        for way in ways.values():
-            await stack.enter_async_context(_worker(build, way.socket))
+        for name in order:
+            await stack.enter_async_context(_worker(build, ways[name].socket))
         before = await stack.enter_async_context(link.tunnels(home, build, ways))
-        ours, rival = [
-            await decode.engine(stack, build.lib_dir, model, [f"{before[name]}:1"]) for name in ("guarded", "bare")
-        ]
-        return await rounds.alternate(lambda: decode.turn(ours, tokens), lambda: decode.turn(rival, tokens), repeats)
+        engines = {name: await decode.engine(stack, build.lib_dir, model, [f"{before[name]}:1"]) for name in order}
+        return await rounds.alternate(
+            lambda: decode.turn(engines["guarded"], tokens), lambda: decode.turn(engines["bare"], tokens), repeats
+        )
 
 
 @contextlib.asynccontextmanager

@@ -53,10 +53,15 @@ class Wait(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """Why an engine serves no longer. ``planned`` ends are ours: they do not count towards giving up."""
+    """Why an engine serves no longer.
+
+    Towards giving up counts only the end of one that gave nobody a token: ``planned`` ends are ours, and one that
+    ``served`` was well until a machine of its left it.
+    """
 
     reason: str
     planned: bool = False
+    served: bool = False
 
 
 def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
@@ -183,7 +188,7 @@ class ModelHost:
                     log.info("engine_replaced", reason=ended.reason)
                     continue
                 log.warning("engine_lost", reason=ended.reason)
-                exits.append(time.monotonic())
+                exits = [] if ended.served else [*exits, time.monotonic()]
                 await self._pause(exits)
                 await self._survey()
                 self._reached(Stage.PLANNED)
@@ -210,6 +215,7 @@ class ModelHost:
                 loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
                 self._emit(state.ModelLoaded(loaded))
                 self._reached(Stage.LOADED)
+                seated_at = time.monotonic()
                 self._seat.take(engine)
                 log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
                 try:
@@ -220,7 +226,7 @@ class ModelHost:
                 if not ended.planned:
                     # It may be waiting for a machine that is gone, and open answers wait for its end.
                     engine.kill()
-                return ended
+                return msgspec.structs.replace(ended, served=self._last_token_at > seated_at)
         except EngineLost as lost:
             return Ended(lost.message)
 

@@ -7,7 +7,7 @@ import msgspec
 from rpcmesh.engine.messages import Delta, GenerateRequest
 
 # An answer that gets no token from so many engines in a row may well be what ends them, and with them all others.
-FRUITLESS_ENGINES_MAX = 3
+FRUITLESS_ENGINES_MAX = 5
 
 
 class OpenAnswer:

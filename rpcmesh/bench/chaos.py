@@ -14,11 +14,11 @@ import msgspec
 from rpcmesh import config
 from rpcmesh.bench.faults import FAULTS
 from rpcmesh.bench.streams import Told, ask_on
+from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.demo import local_mesh
 from rpcmesh.demo.ask import Endpoint
-from rpcmesh.demo.kill import MARGIN_MAX
-from rpcmesh.engine.client import Engine
-from rpcmesh.engine.messages import LoadSpec, Score, TextPrompt
+from rpcmesh.engine import reference
+from rpcmesh.engine.messages import Score, TextPrompt
 from rpcmesh.models import library
 from rpcmesh.native_build import Build
 from rpcmesh.paths import Home
@@ -28,7 +28,6 @@ READY_LIMIT_S = 180.0
 # After a fault, the mesh is whole again and streams are under way before the next one.
 WHOLE_LIMIT_S = 60.0
 POLL_S = 0.05
-CHECK_AT_ONCE = 32
 
 
 class Wishes(msgspec.Struct, frozen=True):
@@ -95,7 +94,9 @@ async def run(
                 group.create_task(ask_on(endpoint, number, wishes.seed, wishes.max_tokens, told, stop))
             began = await _inject(mesh, names, wishes, say)
             stop.set()
-    margins = await _margins(build, model_file, [answer for answer in told if not answer.error])
+    whole = [answer for answer in told if not answer.error]
+    asked = [Score(str(n), TextPrompt(each.prompt), tuple(each.token_ids)) for n, each in enumerate(whole)]
+    margins = await reference.margins(build.lib_dir, model_file, asked)
     return judge(wishes, began, told, margins)
 
 
@@ -117,28 +118,16 @@ async def _inject(
     return began
 
 
-async def _until_whole(mesh: local_mesh.LocalMesh, nodes: int) -> None:
-    async def whole() -> bool | None:
-        report = await mesh.admin.status()
-        up = sum(node.state == "up" for node in report.nodes)
-        return True if report.ready and up == nodes else None
+def _is_whole(report: StatusReport, nodes: int) -> bool:
+    return report.ready and sum(node.state == "up" for node in report.nodes) == nodes
 
-    # A killed agent is not an end that the mesh's owner has to hear of.
+
+async def _until_whole(mesh: local_mesh.LocalMesh, nodes: int) -> None:
     deadline = time.monotonic() + WHOLE_LIMIT_S
-    while await whole() is None:
+    while not _is_whole(await mesh.admin.status(), nodes):
         if time.monotonic() > deadline:
             raise TimeoutError(f"the mesh was not whole again within {WHOLE_LIMIT_S:.0f} s")
         await asyncio.sleep(POLL_S)
-
-
-async def _margins(build: Build, model_file: Path, answers: Sequence[Told]) -> list[tuple[float, ...]]:
-    spec = LoadSpec("reference", str(model_file), n_ctx=512, n_seq_max=CHECK_AT_ONCE)
-    async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None) as engine:
-        await engine.load(spec)
-        return [
-            await engine.margins(Score(str(number), TextPrompt(answer.prompt), tuple(answer.token_ids)))
-            for number, answer in enumerate(answers)
-        ]
 
 
 def judge(
@@ -158,7 +147,7 @@ def judge(
         tokens=sum(len(answer.token_ids) for answer in told),
         lost=tuple(answer.error for answer in told if answer.error),
         miscounted=sum(not answer.error and answer.counted != len(answer.token_ids) for answer in told),
-        wrong_tokens=sum(margin > MARGIN_MAX for margin in all_margins),
+        wrong_tokens=sum(margin > reference.MARGIN_MAX for margin in all_margins),
         worst_margin=round(max(all_margins, default=0.0), 3),
         recovery_p50_s=round(percentile(waits, 0.5), 3),
         recovery_p95_s=round(percentile(waits, 0.95), 3),

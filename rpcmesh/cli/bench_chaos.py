@@ -14,7 +14,7 @@ from rpcmesh.cli.demo import MODEL, demo_key
 from rpcmesh.cli.output import out, print_table
 from rpcmesh.cli.running import hold_signals, run, stopped_early
 from rpcmesh.demo import home as demo_home
-from rpcmesh.demo.kill import MARGIN_MAX
+from rpcmesh.engine.reference import MARGIN_MAX
 from rpcmesh.models import catalog
 
 

@@ -100,7 +100,6 @@ class ModelHost:
         look_again: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
-        self._lib_dir = lib_dir
         self._socket_of = socket_of
         self._model_path = model_path
         self._cluster = cluster
@@ -240,6 +239,8 @@ class ModelHost:
         """Note a step of the failover that is under way, if one is. A load that failed as well repeats steps."""
         if self._failover is None or stage in self._failover.stages:
             return
+        if stage is Stage.RESUMED and Stage.LOADED not in self._failover.stages:
+            return  # what the lost engine had sent and nobody had read yet
         after_s = time.monotonic() - self._lost_at
         self._failover = self._failover.reached(stage, after_s)
         self._emit(state.FailoverSeen(self._failover))

@@ -13,18 +13,13 @@ import psutil
 
 from rpcmesh.demo import ask
 from rpcmesh.demo.local_mesh import LocalMesh
-from rpcmesh.engine.client import Engine
-from rpcmesh.engine.messages import ChatMessage, ChatPrompt, LoadSpec, Score
+from rpcmesh.engine import reference
+from rpcmesh.engine.messages import ChatMessage, ChatPrompt, Score
 
 QUESTION = "Write a long story about the sea."
 MAX_TOKENS = 160
 # The node is killed when so many pieces of text have arrived.
 KILL_AFTER_PIECES = 40
-# How much the best logit may beat that of a token which was the best when it was decoded: prefill and decoding round
-# differently. Undisturbed answers stay below 0.3; a token of another text misses by several.
-MARGIN_MAX = 0.75
-# Logits of so many tokens are asked for at once when an answer is checked.
-CHECK_AT_ONCE = 32
 
 
 class Killed(msgspec.Struct, frozen=True):
@@ -81,11 +76,12 @@ async def kill_and_go_on(
         with_tokens=True,
     )
     failovers = (await mesh.admin.status()).failovers
-    margins = await _margins(mesh.build.lib_dir, model_file, answer.token_ids)
+    asked = Score("answer", ChatPrompt((ChatMessage(role="user", content=QUESTION),)), answer.token_ids)
+    (margins,) = await reference.margins(mesh.build.lib_dir, model_file, [asked])
     return Killed(
         node=node,
         sent_intact=len(answer.token_ids) == answer.completion_tokens,
-        continuation_valid=max(margins) <= MARGIN_MAX,
+        continuation_valid=max(margins) <= reference.MARGIN_MAX,
         worst_margin=round(max(margins), 3),
         recovery_s=round(watch.recovery_s, 3),
         tokens_before=KILL_AFTER_PIECES,
@@ -97,12 +93,3 @@ async def kill_and_go_on(
 def _kill_tree(pid: int) -> None:
     for process in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
         os.kill(process.pid, signal.SIGKILL)
-
-
-async def _margins(lib_dir: Path, model_file: Path, token_ids: tuple[int, ...]) -> tuple[float, ...]:
-    """What an engine of its own, on this machine alone, thinks of each token."""
-    spec = LoadSpec("reference", str(model_file), n_ctx=1024, n_seq_max=CHECK_AT_ONCE)
-    prompt = ChatPrompt((ChatMessage(role="user", content=QUESTION),))
-    async with await Engine.start(lib_dir=lib_dir, on_log=lambda _: None) as engine:
-        await engine.load(spec)
-        return await engine.margins(Score("answer", prompt, token_ids))

@@ -6,7 +6,7 @@ import pytest
 
 from rpcmesh.bench.chaos import Happened, Wishes, judge, percentile, recovery_of
 from rpcmesh.bench.streams import Told
-from rpcmesh.demo.kill import MARGIN_MAX
+from rpcmesh.engine.reference import MARGIN_MAX
 
 WISHES = Wishes(seed=1, faults=1, streams=1, nodes=3, max_tokens=4)
 

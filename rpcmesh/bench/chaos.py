@@ -6,7 +6,8 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,6 @@ import msgspec
 from rpcmesh import config
 from rpcmesh.bench.faults import FAULTS
 from rpcmesh.bench.streams import Told, ask_on
-from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.demo import local_mesh
 from rpcmesh.demo.ask import Endpoint
 from rpcmesh.engine import reference
@@ -28,16 +28,33 @@ READY_LIMIT_S = 180.0
 # After a fault, the mesh is whole again and streams are under way before the next one.
 WHOLE_LIMIT_S = 60.0
 POLL_S = 0.05
+# A pause shorter than this is no disturbance: a prefill beside it, or a busy machine.
+DISTURBED_S = 0.25
+# And one that begins later than this after a fault has another cause.
+SOON_S = 1.0
 
 
 class Wishes(msgspec.Struct, frozen=True):
-    """Equal wishes draw equal faults; when exactly they meet the streams is the machine's."""
+    """Equal wishes draw equal faults; when exactly they meet the streams is the machine's.
+
+    ``crowded`` is the share of faults that the next one follows before streams have recovered.
+    """
 
     seed: int
     faults: int
     streams: int
     nodes: int
     max_tokens: int
+    crowded: float = 0.2
+
+
+class Fell(msgspec.Struct, frozen=True):
+    """A fault, and when. ``crowded``: another one came so soon before or after it that their waits are one."""
+
+    kind: str
+    node: str
+    at: float
+    crowded: bool = False
 
 
 class Happened(msgspec.Struct, frozen=True):
@@ -45,12 +62,16 @@ class Happened(msgspec.Struct, frozen=True):
 
     kind: str
     node: str
+    crowded: bool
     open_streams: int
     recovery_s: float | None
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``wrong_tokens`` are not the model's own choice; ``miscounted`` streams lost or doubled a token."""
+    """``wrong_tokens`` are not the model's own choice; ``miscounted`` streams lost or doubled a token.
+
+    Recovery is that from single faults; ``crowded_max_s`` is the longest wait where several came together.
+    """
 
     seed: int
     happened: tuple[Happened, ...]
@@ -63,6 +84,7 @@ class Outcome(msgspec.Struct, frozen=True):
     recovery_p50_s: float
     recovery_p95_s: float
     recovery_max_s: float
+    crowded_max_s: float
 
     @property
     def clean(self) -> bool:
@@ -92,53 +114,67 @@ async def run(
         async with asyncio.TaskGroup() as group:
             for number in range(wishes.streams):
                 group.create_task(ask_on(endpoint, number, wishes.seed, wishes.max_tokens, told, stop))
-            began = await _inject(mesh, names, wishes, say)
+            fallen = await _inject(mesh, names, wishes, told, say)
             stop.set()
     whole = [answer for answer in told if not answer.error]
     asked = [Score(str(n), TextPrompt(each.prompt), tuple(each.token_ids)) for n, each in enumerate(whole)]
     margins = await reference.margins(build.lib_dir, model_file, asked)
-    return judge(wishes, began, told, margins)
+    return judge(wishes, fallen, told, margins)
 
 
 async def _inject(
-    mesh: local_mesh.LocalMesh, names: Sequence[str], wishes: Wishes, say: Callable[[str], None]
-) -> list[tuple[str, str, float]]:
-    """``(kind, node, time)`` of each fault."""
+    mesh: local_mesh.LocalMesh,
+    names: Sequence[str],
+    wishes: Wishes,
+    told: Sequence[Told],
+    say: Callable[[str], None],
+) -> list[Fell]:
     chance = random.Random(wishes.seed)  # noqa: S311 (repeatable on purpose)
-    began = []
+    fallen: list[Fell] = []
+    crowds = False
     for number in range(wishes.faults):
         kind, node = chance.choice([*FAULTS]), chance.choice(names)
-        await asyncio.sleep(chance.uniform(0.5, 2.0))
-        at = time.perf_counter()
+        before_s, follows, crowds = chance.uniform(0.5, 2.0), crowds, chance.random() < wishes.crowded
+        await asyncio.sleep(before_s)
+        fell = Fell(kind, node, time.perf_counter(), follows or crowds)
+        fallen.append(fell)
+        say(f"{number + 1}/{wishes.faults}  {kind}  {node}{'  (crowded)' if fell.crowded else ''}")
         await FAULTS[kind].happen(mesh, node)
-        began.append((kind, node, at))
-        say(f"{number + 1}/{wishes.faults}  {kind}  {node}")
         await FAULTS[kind].mend(mesh, node)
-        await _until_whole(mesh, len(names))
-    return began
+        if not crowds:
+            await _until(partial(_all_go_on, told, fell.at), "every stream had a token again")
+            await _until(partial(_is_whole, mesh, len(names)), "the mesh was whole again")
+    return fallen
 
 
-def _is_whole(report: StatusReport, nodes: int) -> bool:
+async def _all_go_on(told: Sequence[Told], at: float) -> bool:
+    """Whether every stream that was open at ``at`` has ended, or had a token when the fault must have been felt."""
+    open_then = [answer for answer in told if answer.began < at and not answer.ended]
+    return all(answer.arrivals and answer.arrivals[-1] > at + SOON_S for answer in open_then)
+
+
+async def _is_whole(mesh: local_mesh.LocalMesh, nodes: int) -> bool:
+    report = await mesh.admin.status()
     return report.ready and sum(node.state == "up" for node in report.nodes) == nodes
 
 
-async def _until_whole(mesh: local_mesh.LocalMesh, nodes: int) -> None:
+async def _until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
     deadline = time.monotonic() + WHOLE_LIMIT_S
-    while not _is_whole(await mesh.admin.status(), nodes):
+    while not await holds():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"the mesh was not whole again within {WHOLE_LIMIT_S:.0f} s")
+            raise TimeoutError(f"it took more than {WHOLE_LIMIT_S:.0f} s until {what}")
         await asyncio.sleep(POLL_S)
 
 
 def judge(
     wishes: Wishes,
-    began: Sequence[tuple[str, str, float]],
+    fallen: Sequence[Fell],
     told: Sequence[Told],
     margins: Sequence[tuple[float, ...]],
 ) -> Outcome:
     """What the noted times and the reference engine's ``margins`` of the answers without an error amount to."""
-    happened = tuple(Happened(kind, node, *recovery_of(at, told)) for kind, node, at in began)
-    waits = sorted(each.recovery_s for each in happened if each.recovery_s is not None)
+    happened = tuple(Happened(fell.kind, fell.node, fell.crowded, *recovery_of(fell.at, told)) for fell in fallen)
+    waits, crowded = waits_of(happened, crowded=False), waits_of(happened, crowded=True)
     all_margins = [margin for answer in margins for margin in answer]
     return Outcome(
         seed=wishes.seed,
@@ -152,13 +188,13 @@ def judge(
         recovery_p50_s=round(percentile(waits, 0.5), 3),
         recovery_p95_s=round(percentile(waits, 0.95), 3),
         recovery_max_s=round(percentile(waits, 1.0), 3),
+        crowded_max_s=round(percentile(crowded, 1.0), 3),
     )
 
 
-# A pause shorter than this is no disturbance: a prefill beside it, or a busy machine.
-DISTURBED_S = 0.25
-# And one that begins later than this has another cause.
-SOON_S = 1.0
+def waits_of(happened: Sequence[Happened], *, crowded: bool) -> list[float]:
+    """The waits of the streams, shortest first, for faults that came alone or for those that did not."""
+    return sorted(each.recovery_s for each in happened if each.crowded is crowded and each.recovery_s is not None)
 
 
 def recovery_of(at: float, told: Sequence[Told]) -> tuple[int, float | None]:

@@ -18,6 +18,9 @@ from rpcmesh.tunnel import status as tunnel_status
 # Longer than any loss may take to be noticed.
 FROZEN_S = 8.0
 
+# The name of a tunnel's status socket, on either side.
+TUNNEL_STATUS = "tunnel"
+
 Act = Callable[[LocalMesh, str], Awaitable[None]]
 
 
@@ -36,8 +39,23 @@ async def _kill_worker(mesh: LocalMesh, node: str) -> None:
 
 
 async def _kill_tunnel(mesh: LocalMesh, node: str) -> None:
-    seen = await tunnel_status.fetch(mesh.node_home(node).socket("tunnel"))
+    _signal_all([await _tunnel_pid(mesh, node)], signal.SIGKILL)
+
+
+async def _kill_egress(mesh: LocalMesh, _: str) -> None:
+    seen = await tunnel_status.fetch(mesh.home.socket(TUNNEL_STATUS))
     _signal_all([seen.pid], signal.SIGKILL)
+
+
+async def _freeze_tunnel(mesh: LocalMesh, node: str) -> None:
+    """What a cable that is pulled looks like: nothing comes, and nothing ends."""
+    _signal_all([await _tunnel_pid(mesh, node)], signal.SIGSTOP)
+
+
+async def _thaw_tunnel(mesh: LocalMesh, node: str) -> None:
+    await asyncio.sleep(FROZEN_S)
+    tree = psutil.Process(mesh.processes[node].pid).children(recursive=True)
+    _signal_all([each.pid for each in tree if each.status() == psutil.STATUS_STOPPED], signal.SIGCONT)
 
 
 async def _kill_agent(mesh: LocalMesh, node: str) -> None:
@@ -76,11 +94,17 @@ async def _by_itself(_mesh: LocalMesh, _node: str) -> None:
 FAULTS: dict[str, Fault] = {
     "worker killed": Fault(_kill_worker, _by_itself),
     "tunnel killed": Fault(_kill_tunnel, _by_itself),
+    "coordinator's tunnel killed": Fault(_kill_egress, _by_itself),
+    "tunnel frozen": Fault(_freeze_tunnel, _thaw_tunnel),
     "engine killed": Fault(_kill_engine, _by_itself),
     "agent killed": Fault(_kill_agent, _start_node),
     "node killed": Fault(_kill_node, _start_node),
     "node frozen": Fault(_freeze_node, _thaw_node),
 }
+
+
+async def _tunnel_pid(mesh: LocalMesh, node: str) -> int:
+    return (await tunnel_status.fetch(mesh.node_home(node).socket(TUNNEL_STATUS))).pid
 
 
 def _tree(mesh: LocalMesh, node: str) -> list[int]:

@@ -17,7 +17,10 @@ LIMIT_S = 180.0
 
 
 class Told(msgspec.Struct):
-    """One answer; ``error`` is empty if all is well. ``arrivals`` are the times (perf_counter) of its tokens."""
+    """One answer; ``error`` is empty if all is well. ``arrivals`` are the times (perf_counter) of its tokens.
+
+    ``ended`` is 0 until it has.
+    """
 
     prompt: str
     began: float
@@ -52,6 +55,8 @@ async def ask_on(
 ) -> None:
     """One client: greedy answers of exactly ``max_tokens`` tokens, until ``stop`` is set and the last has ended.
 
+    Each is in ``told`` from its beginning on.
+
     A refusal before the first token (503) is asked again, as its Retry-After says that a client should.
     """
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 (repeatable on purpose)
@@ -64,9 +69,9 @@ async def ask_on(
         while not stop.is_set():
             prompt = f"A story about {chance.choice(SUBJECTS)}, number {chance.randrange(1000)}. Once upon a time"
             answer = Told(prompt, began=time.perf_counter())
-            if await _ask(session, endpoint, answer, max_tokens):
-                told.append(answer)
-            else:
+            told.append(answer)
+            if not await _ask(session, endpoint, answer, max_tokens):
+                told.remove(answer)
                 await asyncio.sleep(0.2)
 
 

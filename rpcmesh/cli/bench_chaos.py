@@ -53,10 +53,11 @@ def _show_chaos(outcome: faulty.Outcome) -> None:
     out.print()
     rows = []
     for kind in sorted({each.kind for each in outcome.happened}):
-        felt = sorted(each.recovery_s for each in outcome.happened if each.kind == kind and each.recovery_s is not None)
-        of_kind = sum(each.kind == kind for each in outcome.happened)
-        worst = f"{felt[-1]:.2f} s" if felt else "-"
-        rows.append((kind, str(of_kind), str(len(felt)), f"{faulty.percentile(felt, 0.5):.2f} s", worst))
+        of_kind = [each for each in outcome.happened if each.kind == kind]
+        felt = sum(each.recovery_s is not None for each in of_kind)
+        waits = faulty.waits_of(of_kind, crowded=False)
+        shown = [f"{faulty.percentile(waits, share):.2f} s" if waits else "-" for share in (0.5, 1.0)]
+        rows.append((kind, str(len(of_kind)), str(felt), *shown))
     print_table(("FAULT", "TIMES", "FELT", "RECOVERY P50", "MAX"), rows, empty="")
     out.print(
         f"\n{outcome.streams} streams, {outcome.tokens} tokens: {len(outcome.lost)} streams lost, "
@@ -65,7 +66,8 @@ def _show_chaos(outcome: faulty.Outcome) -> None:
     )
     out.print(
         f"recovery {outcome.recovery_p50_s:.2f} s P50, {outcome.recovery_p95_s:.2f} s P95, "
-        f"{outcome.recovery_max_s:.2f} s at most"
+        f"{outcome.recovery_max_s:.2f} s at most; "
+        f"where one fault followed another at once, {outcome.crowded_max_s:.2f} s at most"
     )
     for error in sorted(set(outcome.lost)):
         out.print(f"lost: {error}")

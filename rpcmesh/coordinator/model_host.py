@@ -11,7 +11,7 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from pathlib import Path
 
 import msgspec
@@ -97,7 +97,7 @@ class ModelHost:
         model_path: Callable[[str], Path],
         cluster: Callable[[], state.Cluster],
         emit: Callable[[state.Event], None],
-        look_again: Callable[[], Awaitable[None]],
+        look_again: Callable[[Collection[str]], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._socket_of = socket_of
@@ -115,6 +115,11 @@ class ModelHost:
         self._last_token_at = 0.0
         self._lost_at = 0.0
         self._failover: Failover | None = None
+
+    @property
+    def answering(self) -> int:
+        """How many answers are open."""
+        return self._answering
 
     def wake(self) -> None:
         """The cluster changed: decide again."""
@@ -197,12 +202,15 @@ class ModelHost:
                 self._give_up(refused.message)
 
     async def _survey(self) -> None:
-        """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly."""
+        """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly.
+
+        Who was unreachable then is not asked again: open answers would wait for a machine that is gone.
+        """
         deadline = time.monotonic() + RESTART_GRACE_S
-        await self._look_again()
+        await self._look_again(state.worth_asking(self._cluster()))
         while state.restarting(self._cluster()) and time.monotonic() < deadline:
             await asyncio.sleep(RESTART_POLL_S)
-            await self._look_again()
+            await self._look_again(state.worth_asking(self._cluster()))
 
     async def _serve_once(self, move: Load) -> Ended:
         """Load and serve until the engine ends or the cluster says that it is of no use."""

@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import ssl
 import time
+from collections.abc import Collection
 
 import structlog
 from aiohttp import web
 
 import rpcmesh
 from rpcmesh import config
-from rpcmesh.coordinator import admin, metrics, state
+from rpcmesh.coordinator import admin, members, metrics, state
 from rpcmesh.coordinator.founding import OpenMesh
 from rpcmesh.coordinator.join import join_routes
 from rpcmesh.coordinator.members import TUNNEL_STATUS, Members
@@ -34,6 +35,8 @@ from rpcmesh.tunnel.status import TunnelStatus
 log = structlog.get_logger(__name__)
 
 GATEWAY_RENEWAL_CHECK_S = 3600.0
+# How often the engine's connections are looked at: a machine that freezes or vanishes says nothing of it.
+LINK_WATCH_S = 0.5
 
 
 class CoordinatorService:
@@ -54,7 +57,7 @@ class CoordinatorService:
             model_path=lambda name: library.find(mesh.home, name).path,
             cluster=lambda: self._cluster,
             emit=self._emit,
-            look_again=self._members.look,
+            look_again=self._look_again,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -114,18 +117,37 @@ class CoordinatorService:
         interval_s = self._mesh.settings.coordinator.agent_poll_s
         async with asyncio.TaskGroup() as group:
             group.create_task(self._members.run(interval_s))
-            group.create_task(self._watch_links(interval_s))
+            group.create_task(self._watch_links())
 
-    async def _watch_links(self, interval_s: float) -> None:
+    async def _look_again(self, names: Collection[str]) -> None:
+        """Ask these nodes at once, once there is a tunnel to ask them through: ours may be what was lost."""
+        try:
+            await self._tunnel.until_ready(members.AT_ONCE_S)
+        except RpcmeshError as error:
+            log.warning("tunnel_not_ready", reason=error.message)
+        await self._members.look(names)
+
+    async def _watch_links(self) -> None:
         received: dict[str, int] = {}
         while True:
-            loaded = self._cluster.model.loaded
-            # A tunnel that does not answer is busy or starts again; the one that comes then has no session.
-            if (seen := await self._tunnel_status()) is not None:
-                former, received = received, {session.route: session.bytes_in for session in seen.sessions}
-                silent = frozenset(route for route, count in received.items() if former.get(route) == count)
-                self._emit(state.LinksSeen(loaded, frozenset(received), silent))
-            await asyncio.sleep(interval_s)
+            received, silent = await self._look_at_links(received)
+            suspects = state.suspects(self._cluster, silent) if self._host.answering else ()
+            if suspects:
+                # A worker may be computing for long; a machine that lives says so in the meantime.
+                await self._members.look(suspects)
+                received, _ = await self._look_at_links(received)
+            await asyncio.sleep(LINK_WATCH_S)
+
+    async def _look_at_links(self, former: dict[str, int]) -> tuple[dict[str, int], frozenset[str]]:
+        """Bytes received by each live route, and the routes that received nothing since ``former``."""
+        loaded = self._cluster.model.loaded
+        # A tunnel that does not answer is busy or starts again; the one that comes then has no session.
+        if (seen := await self._tunnel_status()) is None:
+            return former, frozenset()
+        received = {session.route: session.bytes_in for session in seen.sessions}
+        silent = frozenset(route for route, count in received.items() if former.get(route) == count)
+        self._emit(state.LinksSeen(loaded, frozenset(received), silent))
+        return received, silent
 
     async def _tunnel_status(self) -> TunnelStatus | None:
         """None between two starts of the tunnel, when there is none to ask."""

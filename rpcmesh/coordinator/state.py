@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
@@ -245,6 +246,24 @@ def restarting(cluster: Cluster) -> bool:
         if node.state is NodeState.UP and node.agent is not None
         for worker in node.agent.workers
     )
+
+
+def suspects(cluster: Cluster, silent: Collection[str]) -> tuple[str, ...]:
+    """Nodes that hold layers and count as up, though nothing came through one of their ``silent`` routes."""
+    loaded = cluster.model.loaded
+    if loaded is None:
+        return ()
+    quiet = {part.node for part in loaded.placement if f"{part.node}.{part.worker}" in silent}
+    return tuple(name for name in _nodes_that_are(cluster, NodeState.UP) if name in quiet)
+
+
+def worth_asking(cluster: Cluster) -> tuple[str, ...]:
+    """Nodes that answered when they were asked last. Where none did, it may be the coordinator's tunnel: all."""
+    return _nodes_that_are(cluster, NodeState.UP) or _nodes_that_are(cluster, NodeState.DOWN)
+
+
+def _nodes_that_are(cluster: Cluster, wanted: NodeState) -> tuple[str, ...]:
+    return tuple(sorted(name for name, node in cluster.nodes.items() if node.state is wanted))
 
 
 def settled(cluster: Cluster) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rpcmesh.bench.chaos import Happened, Wishes, judge, percentile, recovery_of
+from rpcmesh.bench.chaos import Fell, Happened, Wishes, judge, percentile, recovery_of
 from rpcmesh.bench.streams import Told
 from rpcmesh.engine.reference import MARGIN_MAX
 
@@ -52,16 +52,16 @@ def test_every_token_is_counted_and_judged() -> None:
         told(1.0, error="engine_lost"),
     ]
 
-    outcome = judge(WISHES, [("node killed", "node-1", 0.5)], answers, [(0.0, MARGIN_MAX + 0.01), (0.1, 0.2)])
+    outcome = judge(WISHES, [Fell("node killed", "node-1", 0.5)], answers, [(0.0, MARGIN_MAX + 0.01), (0.1, 0.2)])
 
-    assert outcome.happened == (Happened("node killed", "node-1", 3, 0.5),)
+    assert outcome.happened == (Happened("node killed", "node-1", False, 3, 0.5),)
     assert (outcome.streams, outcome.tokens, outcome.lost) == (3, 5, ("engine_lost",))
     assert (outcome.miscounted, outcome.wrong_tokens) == (1, 1)
     assert not outcome.clean
 
 
 def test_a_run_without_a_fault_to_find_is_clean() -> None:
-    outcome = judge(WISHES, [("node killed", "node-1", 0.5)], [told(1.0, 1.1, counted=2)], [(0.0, 0.3)])
+    outcome = judge(WISHES, [Fell("node killed", "node-1", 0.5)], [told(1.0, 1.1, counted=2)], [(0.0, 0.3)])
 
     assert outcome.clean
     assert (outcome.worst_margin, outcome.recovery_p50_s, outcome.recovery_max_s) == (0.3, 0.5, 0.5)
@@ -71,3 +71,11 @@ def test_a_run_without_a_fault_to_find_is_clean() -> None:
 def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
     assert percentile((1.0, 2.0, 3.0, 4.0), share) == value
     assert percentile((), share) == 0
+
+
+def test_waits_of_faults_that_came_together_are_shown_apart() -> None:
+    fallen = [Fell("node killed", "node-1", 1.01), Fell("worker killed", "node-2", 6.0, crowded=True)]
+
+    outcome = judge(WISHES, fallen, [told(1.0, 2.01, 5.9, 9.0, counted=4)], [()])
+
+    assert (outcome.recovery_p50_s, outcome.recovery_max_s, outcome.crowded_max_s) == (1.0, 1.0, 3.0)

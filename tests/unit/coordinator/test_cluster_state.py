@@ -211,6 +211,31 @@ def test_a_machine_is_frozen_when_its_agent_and_its_link_are_quiet(events: list[
 
 
 @pytest.mark.parametrize(
+    ("nodes", "silent", "suspected"),
+    [
+        (A_AND_B, {"a.w0"}, ("a",)),
+        (A_AND_B, {"a.w0", "b.w0"}, ("a", "b")),
+        (A_AND_B, {"a.agent", "c.w0"}, ()),
+        ((A_DOWN, A_AND_B[1]), {"a.w0", "b.w0"}, ("b",)),
+    ],
+    ids=["one", "both", "not of the model", "known to be lost"],
+)
+def test_a_node_that_holds_layers_and_sends_nothing_is_asked(
+    nodes: tuple[Node, ...], silent: set[str], suspected: tuple[str, ...]
+) -> None:
+    assert state.suspects(cluster(*nodes, model=SERVING), silent) == suspected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked"),
+    [(A_AND_B, ("a", "b")), ((A_DOWN, A_AND_B[1]), ("b",)), ((A_DOWN,), ("a",)), ((A_REVOKED,), ())],
+    ids=["all", "not the lost one", "where all are lost, our own tunnel may be", "never a revoked one"],
+)
+def test_who_answered_last_is_asked_again(nodes: tuple[Node, ...], asked: tuple[str, ...]) -> None:
+    assert state.worth_asking(cluster(*nodes)) == asked
+
+
+@pytest.mark.parametrize(
     ("node", "soon"),
     [
         (Node("a", "", NodeState.UP, "", agent("a", w0="starting")), True),

@@ -132,8 +132,8 @@ async def _inject(
     chance = random.Random(wishes.seed)  # noqa: S311 (repeatable on purpose)
     fallen: list[Fell] = []
     crowds = False
-    for number in range(wishes.faults):
-        kind, node = chance.choice([*FAULTS]), chance.choice(names)
+    for number, kind in enumerate(drawn(wishes.faults, chance)):
+        node = chance.choice(names)
         before_s, follows, crowds = chance.uniform(0.5, 2.0), crowds, chance.random() < wishes.crowded
         await asyncio.sleep(before_s)
         fell = Fell(kind, node, time.perf_counter(), follows or crowds)
@@ -145,6 +145,14 @@ async def _inject(
             await _until(partial(_all_go_on, told, fell.at), "every stream had a token again")
             await _until(partial(_is_whole, mesh, len(names)), "the mesh was whole again")
     return fallen
+
+
+def drawn(count: int, chance: random.Random) -> list[str]:
+    """``count`` kinds of fault by lot, none twice before all others have been drawn."""
+    kinds: list[str] = []
+    while len(kinds) < count:
+        kinds += chance.sample([*FAULTS], len(FAULTS))
+    return kinds[:count]
 
 
 async def _all_go_on(told: Sequence[Told], at: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -87,6 +88,19 @@ async def _start_node(mesh: LocalMesh, node: str) -> None:
     await mesh.run_node(node)
 
 
+async def _revoke_node(mesh: LocalMesh, node: str) -> None:
+    await mesh.admin.revoke(node)
+
+
+async def _join_again(mesh: LocalMesh, node: str) -> None:
+    """What is left of a revoked node is of no use: it joins as a new one of the same name."""
+    _signal_all(_tree(mesh, node), signal.SIGKILL)
+    await mesh.processes.pop(node).wait()
+    shutil.rmtree(mesh.node_home(node).root)
+    await mesh.join(node)
+    await mesh.run_node(node)
+
+
 async def _by_itself(_mesh: LocalMesh, _node: str) -> None:
     """A supervisor does it."""
 
@@ -99,6 +113,7 @@ FAULTS: dict[str, Fault] = {
     "engine killed": Fault(_kill_engine, _by_itself),
     "agent killed": Fault(_kill_agent, _start_node),
     "node killed": Fault(_kill_node, _start_node),
+    "node revoked": Fault(_revoke_node, _join_again),
     "node frozen": Fault(_freeze_node, _thaw_node),
 }
 

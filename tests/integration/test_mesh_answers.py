@@ -86,7 +86,9 @@ async def test_no_listener_of_ours_speaks_plaintext(mesh: LocalMesh) -> None:
 async def test_the_openai_client_streams_an_answer(mesh: LocalMesh) -> None:
     trust = ssl.create_default_context(cafile=str(mesh.ca_file))
     async with openai.AsyncOpenAI(
-        base_url=mesh.url, api_key=whole_mesh.new_key(mesh), http_client=openai.DefaultAsyncHttpxClient(verify=trust)
+        base_url=mesh.url,
+        api_key=whole_mesh.new_key(mesh.home),
+        http_client=openai.DefaultAsyncHttpxClient(verify=trust),
     ) as client:
         stream = await client.chat.completions.create(
             model=whole_mesh.MODEL,

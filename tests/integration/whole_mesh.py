@@ -73,16 +73,16 @@ async def ready(
         yield mesh
 
 
-def new_key(mesh: LocalMesh) -> str:
+def new_key(home: Home) -> str:
     now = time.time()
     secret, made = keys.mint("test", now)
-    with founding.open_mesh(mesh.home) as opened:
+    with founding.open_mesh(home) as opened:
         opened.store.add_key(made, founding.ACTOR, now)
     return secret
 
 
 def endpoint(mesh: LocalMesh) -> ask.Endpoint:
-    return ask.Endpoint(url=mesh.url, api_key=new_key(mesh), ca_file=mesh.ca_file, model=MODEL)
+    return ask.Endpoint(url=mesh.url, api_key=new_key(mesh.home), ca_file=mesh.ca_file, model=MODEL)
 
 
 async def answer(at: ask.Endpoint, question: str, max_tokens: int = 24) -> ask.Answer:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from rpcmesh.bench.chaos import Fell, Happened, Wishes, judge, percentile, recovery_of
+from rpcmesh.bench.chaos import Fell, Happened, Wishes, drawn, judge, percentile, recovery_of
+from rpcmesh.bench.faults import FAULTS
 from rpcmesh.bench.streams import Told
 from rpcmesh.engine.reference import MARGIN_MAX
 
@@ -79,3 +82,10 @@ def test_waits_of_faults_that_came_together_are_shown_apart() -> None:
     outcome = judge(WISHES, fallen, [told(1.0, 2.01, 5.9, 9.0, counted=4)], [()])
 
     assert (outcome.recovery_p50_s, outcome.recovery_max_s, outcome.crowded_max_s) == (1.0, 1.0, 3.0)
+
+
+def test_every_kind_of_fault_is_drawn_before_one_comes_again_and_an_equal_seed_draws_equal_ones() -> None:
+    kinds = drawn(2 * len(FAULTS) + 1, random.Random(7))  # noqa: S311 (repeatable on purpose)
+
+    assert set(kinds[: len(FAULTS)]) == set(kinds[len(FAULTS) : -1]) == set(FAULTS)
+    assert kinds == drawn(2 * len(FAULTS) + 1, random.Random(7))  # noqa: S311

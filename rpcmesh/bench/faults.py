@@ -7,20 +7,24 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 import psutil
 
+from rpcmesh.coordinator import founding
 from rpcmesh.demo.local_mesh import LocalMesh
 from rpcmesh.node.worker import ENGINE_WORKER
-from rpcmesh.tunnel import status as tunnel_status
+from rpcmesh.pki import identity, names
+from rpcmesh.pki.authority import LEAF_LIFE
 
 # Longer than any loss may take to be noticed.
 FROZEN_S = 8.0
+# Long enough for others to have met the certificate.
+EXPIRED_S = 2.0
 
-# The name of a tunnel's status socket, on either side.
-TUNNEL_STATUS = "tunnel"
+TUNNEL = "rpcmesh-tunnel"
 
 Act = Callable[[LocalMesh, str], Awaitable[None]]
 
@@ -40,23 +44,21 @@ async def _kill_worker(mesh: LocalMesh, node: str) -> None:
 
 
 async def _kill_tunnel(mesh: LocalMesh, node: str) -> None:
-    _signal_all([await _tunnel_pid(mesh, node)], signal.SIGKILL)
+    _signal_all(_tunnels(mesh, node), signal.SIGKILL)
 
 
 async def _kill_egress(mesh: LocalMesh, _: str) -> None:
-    seen = await tunnel_status.fetch(mesh.home.socket(TUNNEL_STATUS))
-    _signal_all([seen.pid], signal.SIGKILL)
+    _signal_all(_tunnels(mesh, "coordinator"), signal.SIGKILL)
 
 
 async def _freeze_tunnel(mesh: LocalMesh, node: str) -> None:
     """What a cable that is pulled looks like: nothing comes, and nothing ends."""
-    _signal_all([await _tunnel_pid(mesh, node)], signal.SIGSTOP)
+    _signal_all(_tunnels(mesh, node), signal.SIGSTOP)
 
 
 async def _thaw_tunnel(mesh: LocalMesh, node: str) -> None:
     await asyncio.sleep(FROZEN_S)
-    tree = psutil.Process(mesh.processes[node].pid).children(recursive=True)
-    _signal_all([each.pid for each in tree if each.status() == psutil.STATUS_STOPPED], signal.SIGCONT)
+    _signal_all(_tunnels(mesh, node), signal.SIGCONT)
 
 
 async def _kill_agent(mesh: LocalMesh, node: str) -> None:
@@ -101,6 +103,26 @@ async def _join_again(mesh: LocalMesh, node: str) -> None:
     await mesh.run_node(node)
 
 
+async def _expire_certificate(mesh: LocalMesh, node: str) -> None:
+    """As if its coordinator had not been there to renew it for a week."""
+    await _certify(mesh, node, time.time() - LEAF_LIFE.total_seconds() - 60.0)
+
+
+async def _renew_certificate(mesh: LocalMesh, node: str) -> None:
+    await asyncio.sleep(EXPIRED_S)
+    await _certify(mesh, node, time.time())
+
+
+async def _certify(mesh: LocalMesh, node: str, at: float) -> None:
+    """Give ``node`` a certificate that was signed at ``at``, and have its tunnel begin anew with it."""
+    directory = mesh.node_home(node).identity
+    with founding.open_mesh(mesh.home) as opened:
+        csr = identity.begin_renewal(directory)
+        leaf = opened.authority.sign_csr(csr, names.node_uri(opened.name, node), at)
+    identity.finish_renewal(directory, leaf.pem)
+    await _kill_tunnel(mesh, node)
+
+
 async def _by_itself(_mesh: LocalMesh, _node: str) -> None:
     """A supervisor does it."""
 
@@ -114,12 +136,15 @@ FAULTS: dict[str, Fault] = {
     "agent killed": Fault(_kill_agent, _start_node),
     "node killed": Fault(_kill_node, _start_node),
     "node revoked": Fault(_revoke_node, _join_again),
+    "certificate expired": Fault(_expire_certificate, _renew_certificate),
     "node frozen": Fault(_freeze_node, _thaw_node),
 }
 
 
-async def _tunnel_pid(mesh: LocalMesh, node: str) -> int:
-    return (await tunnel_status.fetch(mesh.node_home(node).socket(TUNNEL_STATUS))).pid
+def _tunnels(mesh: LocalMesh, process: str) -> list[int]:
+    """The tunnel below a node or the coordinator; none while it starts again."""
+    below = psutil.Process(mesh.processes[process].pid).children(recursive=True)
+    return [each.pid for each in below if each.name() == TUNNEL]
 
 
 def _tree(mesh: LocalMesh, node: str) -> list[int]:

@@ -14,6 +14,7 @@ from rpcmesh.errors import RpcmeshError
 
 Backend = Literal["auto", "cpu", "metal", "cuda", "vulkan"]
 Sandbox = Literal["auto", "required", "off"]
+Rebalance = Literal["idle", "eager"]
 
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
@@ -74,6 +75,9 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_threads: int = 0
     # How long an open answer waits for an engine after its own was lost, before its client is told that there is none.
     failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0
+    # When a node that comes, or comes back, takes its share: "idle" once nobody asks, "eager" at once. Open answers go
+    # on in either case; with "eager" they pause while the model is loaded anew.
+    rebalance: Rebalance = "idle"
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from rpcmesh.coordinator.failover import Failover, Tally
-from rpcmesh.coordinator.state import Cluster
+from rpcmesh.coordinator.said import condition
+from rpcmesh.coordinator.state import Cluster, Node
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus
 from rpcmesh.node.status import AgentStatus
@@ -19,9 +20,13 @@ class ModelReport(msgspec.Struct, frozen=True):
     progress: float
     n_ctx: int
     placement: tuple[DeviceLayers, ...]
+    # The model that is about to be loaded in its place, which may be itself.
+    wanted: str | None = None
 
 
 class NodeReport(msgspec.Struct, frozen=True):
+    """``state``: ``unseen``, ``up``, ``down``, ``draining``, ``drained`` or ``revoked``."""
+
     name: str
     address: str
     state: str
@@ -92,13 +97,9 @@ def report(
             progress=model.progress,
             n_ctx=model.loaded.n_ctx if model.loaded else 0,
             placement=model.loaded.placement if model.loaded else (),
+            wanted=model.wanted,
         ),
-        nodes=tuple(
-            NodeReport(
-                name=node.name, address=node.address, state=node.state.value, reason=node.reason, agent=node.agent
-            )
-            for _, node in sorted(cluster.nodes.items())
-        ),
+        nodes=tuple(_of_node(cluster, node) for _, node in sorted(cluster.nodes.items())),
         links=tuple(
             LinkReport(
                 route=session.route,
@@ -111,3 +112,8 @@ def report(
             for session in (tunnel.sessions if tunnel else ())
         ),
     )
+
+
+def _of_node(cluster: Cluster, node: Node) -> NodeReport:
+    word, reason = condition(cluster, node)
+    return NodeReport(name=node.name, address=node.address, state=word, reason=reason, agent=node.agent)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import whole_mesh
-from whole_mesh import node_in, until, until_report
+from whole_mesh import holders, node_in, until, until_report, until_told
 
 from rpcmesh import paths
 from rpcmesh.coordinator.report import StatusReport
@@ -151,13 +151,6 @@ async def test_an_answer_that_no_machine_is_left_for_ends_with_a_typed_error(bui
             await asked
 
 
-async def until_told(pieces: list[str], count: int) -> None:
-    async def enough() -> bool | None:
-        return len(pieces) > count or None
-
-    await until(enough, f"{count} pieces of the story")
-
-
 def is_restarted(report: StatusReport) -> bool:
     agent = node_in(report, "node-1").agent
     return agent is not None and agent.workers[0].restarts == 1 and agent.workers[0].last_exit == "killed by SIGKILL"
@@ -172,10 +165,6 @@ async def test_a_node_that_comes_later_takes_its_share_once_nobody_asks(build: B
 
         assert holders(report) == {"node-1", "node-2"}
         assert "Paris" in (await whole_mesh.answer(whole_mesh.endpoint(mesh), whole_mesh.FRANCE)).text
-
-
-def holders(report: StatusReport) -> set[str]:
-    return {part.node for part in report.model.placement if part.layers and part.node}
 
 
 async def test_lost_nodes_are_named_the_rest_goes_on_and_a_mesh_without_any_says_that_it_waits(

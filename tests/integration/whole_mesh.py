@@ -46,7 +46,12 @@ def short_home() -> Iterator[Home]:
 
 @contextlib.asynccontextmanager
 async def founded(
-    build: Build, model_file: Path, *, min_workers: int, failover_wait_s: float = LIMIT_S
+    build: Build,
+    model_file: Path,
+    *,
+    min_workers: int,
+    failover_wait_s: float = LIMIT_S,
+    rebalance: config.Rebalance = "idle",
 ) -> AsyncIterator[LocalMesh]:
     """A coordinator that wants the model and has no node yet."""
     with short_home() as home:
@@ -54,7 +59,12 @@ async def founded(
         async with local_mesh.running(home, build) as mesh:
             await mesh.found(
                 config.Engine(
-                    model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4, failover_wait_s=failover_wait_s
+                    model=MODEL,
+                    min_workers=min_workers,
+                    n_ctx=512,
+                    n_seq_max=4,
+                    failover_wait_s=failover_wait_s,
+                    rebalance=rebalance,
                 )
             )
             yield mesh
@@ -62,10 +72,14 @@ async def founded(
 
 @contextlib.asynccontextmanager
 async def ready(
-    build: Build, model_file: Path, nodes: int = 2, min_workers: int | None = None
+    build: Build,
+    model_file: Path,
+    nodes: int = 2,
+    min_workers: int | None = None,
+    rebalance: config.Rebalance = "idle",
 ) -> AsyncIterator[LocalMesh]:
     """A mesh of ``node-1`` … that answers."""
-    async with founded(build, model_file, min_workers=min_workers or nodes) as mesh:
+    async with founded(build, model_file, min_workers=min_workers or nodes, rebalance=rebalance) as mesh:
         for number in range(1, nodes + 1):
             await mesh.join(f"node-{number}")
             await mesh.run_node(f"node-{number}")
@@ -110,6 +124,17 @@ async def until_report(mesh: LocalMesh, true: Callable[[StatusReport], bool], wh
         return report if true(report) else None
 
     return await until(look, what)
+
+
+async def until_told(pieces: list[str], count: int) -> None:
+    async def enough() -> bool | None:
+        return len(pieces) > count or None
+
+    await until(enough, f"{count} pieces of the story")
+
+
+def holders(report: StatusReport) -> set[str]:
+    return {part.node for part in report.model.placement if part.layers and part.node}
 
 
 def node_in(report: StatusReport, name: str) -> NodeReport:

@@ -37,6 +37,8 @@ def test_the_figures_are_those_of_the_report() -> None:
         ("rpcmesh_ready",): 1,
         ("rpcmesh_node_up", "a"): 1,
         ("rpcmesh_node_up", "b"): 0,
+        ("rpcmesh_node_drained", "a"): 0,
+        ("rpcmesh_node_drained", "b"): 0,
         **{(f"rpcmesh_failover_seconds_{part}", stage): 0 for part in ("count", "sum") for stage in Stage},
         ("rpcmesh_failover_seconds_count", "loaded"): 2,
         ("rpcmesh_failover_seconds_sum", "loaded"): 3.5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_cluster_state import agent
 
-from rpcmesh.coordinator.model_host import Load, Wait, next_move
+from rpcmesh.coordinator.moves import Load, Wait, next_move
 from rpcmesh.coordinator.state import Cluster, Model, ModelState, Node, NodeState
 
 WAITING = Model("tiny", ModelState.WAITING)

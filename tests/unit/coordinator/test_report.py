@@ -83,6 +83,7 @@ def test_every_node_is_listed_by_name_with_its_last_word() -> None:
         Node("b", "10.0.0.2:7443", NodeState.DOWN, "no answer", agent("b")),
         Node("a", "10.0.0.1:7443", NodeState.UP, "", said),
         Node("d", "10.0.0.4:7443"),
+        Node("e", "10.0.0.5:7443", NodeState.DOWN, "no answer", drained=True),
     ]
     found = reported(Cluster({node.name: node for node in nodes})).nodes
     assert [(node.name, node.address, node.state, node.reason) for node in found] == [
@@ -90,8 +91,9 @@ def test_every_node_is_listed_by_name_with_its_last_word() -> None:
         ("b", "10.0.0.2:7443", "down", "no answer"),
         ("c", "10.0.0.3:7443", "revoked", "revoked"),
         ("d", "10.0.0.4:7443", "unseen", ""),
+        ("e", "10.0.0.5:7443", "drained", "no answer"),
     ]
-    assert [node.agent for node in found] == [said, agent("b"), None, None]
+    assert [node.agent for node in found] == [said, agent("b"), None, None, None]
 
 
 def test_links_are_the_tunnels_sessions() -> None:
@@ -128,7 +130,7 @@ def test_the_document_keeps_its_field_names() -> None:
             "failover_seconds",
         ]
     )
-    assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement"]
+    assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement", "wanted"]
     assert list(found["model"]["placement"][0]) == ["node", "worker", "device", "layers", "output", "weight_bytes"]
     assert list(found["nodes"][0]) == ["name", "address", "state", "reason", "agent"]
     assert list(found["links"][0]) == ["route", "peer", "tls_version", "cipher", "bytes_in", "bytes_out"]

@@ -69,6 +69,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_workers: int = 1
     # Tokens per sequence.
     n_ctx: int = 4096
+    # How few of them will do where memory is short: the most that fit are taken. 0: never fewer than n_ctx.
+    n_ctx_min: Annotated[int, msgspec.Meta(ge=0)] = 0
     # How many sequences decode at the same time; further requests wait their turn.
     n_seq_max: int = 8
     n_batch: int = 512

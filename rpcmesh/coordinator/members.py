@@ -157,7 +157,8 @@ class Members:
             async with asyncio.timeout(AT_ONCE_S):
                 await self._visit(member)
         except TimeoutError:
-            self._emit(state.NodeUnreachable(member.name, f"the agent did not answer within {AT_ONCE_S} s"))
+            reason = f"the agent did not answer within {AT_ONCE_S} s"
+            self._emit(state.NodeUnreachable(member.name, reason, time.monotonic()))
 
     async def run(self, interval_s: float) -> None:
         """Poll until cancelled."""
@@ -187,7 +188,7 @@ class Members:
             for chore in due:
                 await self._do(chore, member, client)
         except PeerError as error:
-            self._emit(state.NodeUnreachable(member.name, await self._why(member, error)))
+            self._emit(state.NodeUnreachable(member.name, await self._why(member, error), time.monotonic()))
         except RpcmeshError as error:
             # Revoked while its certificate was being renewed, for one: there is nothing to renew then.
             log.warning("node_chore_failed", node=member.name, reason=error.message)
@@ -209,8 +210,8 @@ class Members:
     def _judge(self, member: Member, agent: AgentStatus) -> state.Event:
         if agent.build_id != self._build_id:
             reason = f"its build is {agent.build_id!r} and the coordinator's is {self._build_id!r}"
-            return state.NodeRefused(member.name, agent, reason)
-        return state.NodeAnswered(member.name, agent)
+            return state.NodeRefused(member.name, agent, reason, time.monotonic())
+        return state.NodeAnswered(member.name, agent, time.monotonic())
 
     async def _do(self, chore: Chore, member: Member, client: AgentClient) -> None:
         log.info("node_chore", node=member.name, chore=chore.value)

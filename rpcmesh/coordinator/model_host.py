@@ -21,6 +21,7 @@ from rpcmesh import config
 from rpcmesh.coordinator import moves, state
 from rpcmesh.coordinator.failover import Failover, Stage
 from rpcmesh.coordinator.moves import Ended, Load, Wait
+from rpcmesh.coordinator.needs import Needs
 from rpcmesh.coordinator.open_answer import OpenAnswer
 from rpcmesh.coordinator.seat import Seat
 from rpcmesh.coordinator.standby import Standby
@@ -28,6 +29,7 @@ from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineReq
 from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.gateway.backend import ClusterCapacityError
+from rpcmesh.plan.facts import ModelFacts
 from rpcmesh.supervise import restart
 
 log = structlog.get_logger(__name__)
@@ -59,6 +61,7 @@ class ModelHost:
         self._cluster = cluster
         self._emit = emit
         self._look_again = look_again
+        self._needs = Needs()
         self._seat = Seat()
         self._standby = Standby(
             lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
@@ -104,7 +107,12 @@ class ModelHost:
     def require_without(self, node: str) -> None:
         """Raises :class:`RpcmeshError` when what is served now could not be served without ``node``."""
         objection = moves.objection_to_drain(
-            self._cluster(), node, use_local_device=self._settings.coordinator.use_local_device
+            self._cluster(),
+            node,
+            self._settings.engine,
+            time.monotonic(),
+            self._needs.latest,
+            use_local_device=self._settings.coordinator.use_local_device,
         )
         if objection is not None:
             raise RpcmeshError(
@@ -143,6 +151,10 @@ class ModelHost:
                         self._reached(Stage.RESUMED)
                         yield delta
                 return
+            except EngineRequestError as error:
+                if answer.moved and error.code == "context_length_exceeded":
+                    raise ClusterCapacityError(error.message) from error
+                raise
             except EngineLost:
                 if not answer.engine_lost():
                     raise
@@ -162,9 +174,14 @@ class ModelHost:
         while True:
             self._changed.clear()
             move = moves.next_move(
-                self._cluster(), self._settings.engine.min_workers, self._settings.coordinator.use_local_device
+                self._cluster(),
+                self._settings.engine,
+                time.monotonic(),
+                await self._needs_of_waiting(),
+                use_local_device=self._settings.coordinator.use_local_device,
             )
             if isinstance(move, Wait):
+                self._say_if_short(move)
                 await self._changed.wait()
                 continue
             try:
@@ -180,9 +197,33 @@ class ModelHost:
                 await self._survey()
                 self._reached(Stage.PLANNED)
             except RpcmeshError as refused:
-                # The engine refused the load, or the model's file has gone: trying the same again would not help.
-                log.error("model_failed", reason=refused.message)
-                self._give_up(refused.message)
+                self._refused(move, refused)
+
+    async def _needs_of_waiting(self) -> ModelFacts | None:
+        model = self._cluster().model
+        if model.state is not state.ModelState.WAITING:
+            return None
+        try:
+            path = self._model_path(model.name)
+        except RpcmeshError:  # the load will say so
+            return None
+        return await self._needs.of(path)
+
+    def _say_if_short(self, wait: Wait) -> None:
+        model = self._cluster().model
+        if (wait.short or model.short) and (wait.reason, wait.short) != (model.reason, model.short):
+            if not model.short:
+                log.error("model_does_not_fit", reason=wait.reason)
+            self._emit(state.ModelWaits(wait.reason, wait.short))
+
+    def _refused(self, move: Load, error: RpcmeshError) -> None:
+        if isinstance(error, EngineLoadError) and error.memory:
+            log.warning("model_got_no_memory", reason=error.message, n_ctx=move.placed.n_ctx)
+            self._emit(state.ModelRefused(move.placed.n_ctx, error.message))
+            return
+        # The engine refused the load, or the model's file has gone: trying the same again would not help.
+        log.error("model_failed", reason=error.message)
+        self._give_up(error.message)
 
     async def _survey(self) -> None:
         """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly.
@@ -275,10 +316,11 @@ class ModelHost:
             while True:
                 self._changed.clear()
                 now = time.monotonic()
-                spare_since = spare_since if state.spare_workers(self._cluster()) else now
+                spare_since = spare_since if state.spare_workers(self._cluster(), now) else now
                 ended = moves.ending(
                     self._cluster(),
                     self._settings.engine.rebalance,
+                    now,
                     lost=lost.result().message if lost.done() else None,
                     spare_s=now - spare_since,
                     idle_s=0.0 if self._answering else now - self._idle_since,
@@ -301,10 +343,10 @@ class ModelHost:
             model_name=wanted,
             model_path=str(self._model_path(wanted)),
             devices=tuple(
-                DeviceSpec(endpoint=f"{self._socket_of(node, worker)}:1", node=node, worker=worker)
-                for node, worker in move.workers
+                DeviceSpec(f"{self._socket_of(node, worker)}:1", node, worker, layers)
+                for (node, worker), layers in zip(move.workers, move.placed.layers, strict=True)
             ),
-            n_ctx=engine.n_ctx,
+            n_ctx=move.placed.n_ctx,
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
             n_threads=engine.n_threads,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from rpcmesh.coordinator import hold_down
 from rpcmesh.coordinator.failover import Failover, Tally
+from rpcmesh.coordinator.nodes import Node
 from rpcmesh.coordinator.said import condition
-from rpcmesh.coordinator.state import Cluster, Node
+from rpcmesh.coordinator.state import Cluster
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus
 from rpcmesh.node.status import AgentStatus
@@ -76,8 +78,9 @@ def report(
     uptime_s: float,
     reason: str | None,
     firewall: FirewallStatus,
+    now: float = 0.0,
 ) -> StatusReport:
-    """Put together what the coordinator knows now."""
+    """Put together what the coordinator knows. ``now`` is of the events' clock."""
     model = cluster.model
     return StatusReport(
         mesh=mesh,
@@ -99,7 +102,7 @@ def report(
             placement=model.loaded.placement if model.loaded else (),
             wanted=model.wanted,
         ),
-        nodes=tuple(_of_node(cluster, node) for _, node in sorted(cluster.nodes.items())),
+        nodes=tuple(_of_node(cluster, node, now) for _, node in sorted(cluster.nodes.items())),
         links=tuple(
             LinkReport(
                 route=session.route,
@@ -114,6 +117,7 @@ def report(
     )
 
 
-def _of_node(cluster: Cluster, node: Node) -> NodeReport:
+def _of_node(cluster: Cluster, node: Node, now: float) -> NodeReport:
     word, reason = condition(cluster, node)
+    reason = reason or hold_down.said(node.losses, now)
     return NodeReport(name=node.name, address=node.address, state=word, reason=reason, agent=node.agent)

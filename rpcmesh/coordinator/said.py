@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rpcmesh.coordinator.state import Cluster, ModelState, Node, NodeState, holders
+from rpcmesh.coordinator.hold_down import hold_s
+from rpcmesh.coordinator.nodes import Node, NodeState
+from rpcmesh.coordinator.state import Cluster, ModelState, holders
 from rpcmesh.firewall.watch import State
 
 DRAINING, DRAINED = "draining", "drained"
@@ -29,6 +31,8 @@ def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:
         word, reason = condition(after, node)
         if former is None or condition(before, former) != (word, reason):
             said.append(f"node {name} is {word}" + (f": {reason}" if reason else ""))
+        if former is not None and node.losses != former.losses and hold_s(node.losses):
+            said.append(f"node {name} is held out for {hold_s(node.losses):.0f} s: lost {len(node.losses)} times")
         firewall = _firewall(node)
         if node.agent is not None and firewall != _firewall(former):
             said.append(f"firewall of {name} is {firewall}")

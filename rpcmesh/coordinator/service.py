@@ -102,6 +102,7 @@ class CoordinatorService:
             uptime_s=time.monotonic() - self._started,
             reason=self._host.not_ready_reason(),
             firewall=self._watcher.status,
+            now=time.monotonic(),
         )
 
     def _verbs(self) -> admin.Verbs:

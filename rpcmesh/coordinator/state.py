@@ -1,4 +1,7 @@
-"""What the coordinator knows, as events folded into a value. No I/O and no clock: times arrive inside events."""
+"""What the coordinator knows, as events folded into a value. No I/O and no clock: times arrive inside events.
+
+``at`` in an event is in seconds, of a clock that never goes back.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 import msgspec
 
 from rpcmesh.coordinator.failover import Failover, Tally
+from rpcmesh.coordinator.hold_down import add, left_s
+from rpcmesh.coordinator.nodes import Node, NodeState, lost_between
 from rpcmesh.engine.messages import LoadedModel
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import GUEST_WORKER
@@ -16,15 +21,6 @@ from rpcmesh.node.worker import GUEST_WORKER
 FAILOVERS_KEPT = 8
 # What a supervisor says of a worker that will be ready again.
 RESTARTING = ("starting", "backoff")
-
-
-class NodeState(StrEnum):
-    """A node is ``up`` while its agent answers through the tunnel and its worker is ready."""
-
-    UNSEEN = "unseen"
-    UP = "up"
-    DOWN = "down"
-    REVOKED = "revoked"
 
 
 class ModelState(StrEnum):
@@ -40,29 +36,12 @@ class ModelState(StrEnum):
 Workers = tuple[tuple[str, str], ...]
 
 
-class Node(msgspec.Struct, frozen=True):
-    """``drained``: an admin wants it to hold no layers, whether it answers or not."""
-
-    name: str
-    address: str
-    state: NodeState = NodeState.UNSEEN
-    reason: str = ""
-    agent: AgentStatus | None = None
-    drained: bool = False
-
-    @property
-    def ready_workers(self) -> tuple[str, ...]:
-        if self.state is not NodeState.UP or self.agent is None or self.drained:
-            return ()
-        ready = (worker.name for worker in self.agent.workers if worker.state == "ready")
-        return tuple(name for name in ready if name != GUEST_WORKER)
-
-
 class Model(msgspec.Struct, frozen=True):
     """``served``: it was ready once since it was wanted. Then it goes on with whatever is left of the cluster.
 
     ``workers`` are those, as ``(node, worker)``, that an engine loads it on or serves it from: theirs until that engine
-    has ended. ``wanted`` is the model to load in its place, which may be itself.
+    has ended. ``wanted`` is the model to load in its place, which may be itself. ``short``: it waits because it does
+    not fit the workers there are. With a context of ``refused_n_ctx`` tokens a load did not get its memory.
     """
 
     name: str = ""
@@ -73,6 +52,8 @@ class Model(msgspec.Struct, frozen=True):
     served: bool = False
     workers: Workers = ()
     wanted: str | None = None
+    short: bool = False
+    refused_n_ctx: int | None = None
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -93,11 +74,13 @@ class NodeJoined(msgspec.Struct, frozen=True):
 class NodeAnswered(msgspec.Struct, frozen=True):
     name: str
     agent: AgentStatus
+    at: float = 0.0
 
 
 class NodeUnreachable(msgspec.Struct, frozen=True):
     name: str
     reason: str
+    at: float = 0.0
 
 
 class NodeRefused(msgspec.Struct, frozen=True):
@@ -106,6 +89,7 @@ class NodeRefused(msgspec.Struct, frozen=True):
     name: str
     agent: AgentStatus
     reason: str
+    at: float = 0.0
 
 
 class NodeRevoked(msgspec.Struct, frozen=True):
@@ -145,6 +129,20 @@ class ModelFailed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class ModelWaits(msgspec.Struct, frozen=True):
+    """Why the model waits on. ``short``: it does not fit what is there."""
+
+    reason: str
+    short: bool
+
+
+class ModelRefused(msgspec.Struct, frozen=True):
+    """A load with a context of ``n_ctx`` tokens a sequence did not get its memory."""
+
+    n_ctx: int
+    reason: str
+
+
 class ModelLost(msgspec.Struct, frozen=True):
     """The engine ended while loading or serving; it will be loaded again."""
 
@@ -166,7 +164,17 @@ class FailoverSeen(msgspec.Struct, frozen=True):
 
 
 NodeEvent = NodeJoined | NodeAnswered | NodeUnreachable | NodeRefused | NodeRevoked | NodeDrained | NodeResumed
-ModelEvent = ModelWanted | ModelLoading | ModelLoaded | ModelFailed | ModelLost | LinksSeen | FailoverSeen
+ModelEvent = (
+    ModelWanted
+    | ModelLoading
+    | ModelLoaded
+    | ModelFailed
+    | ModelWaits
+    | ModelRefused
+    | ModelLost
+    | LinksSeen
+    | FailoverSeen
+)
 Event = NodeEvent | ModelEvent
 
 
@@ -179,12 +187,12 @@ def _of_node(cluster: Cluster, event: NodeEvent) -> Cluster:
     match event:
         case NodeJoined(name, address, drained):
             return _with_node(cluster, Node(name=name, address=address, drained=drained))
-        case NodeAnswered(name, agent):
-            return _try_again(cluster, _update(cluster, name, state=NodeState.UP, reason="", agent=agent))
-        case NodeUnreachable(name, reason):
-            return _update(cluster, name, state=NodeState.DOWN, reason=reason)
-        case NodeRefused(name, agent, reason):
-            return _update(cluster, name, state=NodeState.DOWN, reason=reason, agent=agent)
+        case NodeAnswered(name, agent, at):
+            return _try_again(cluster, _see(cluster, name, at, state=NodeState.UP, reason="", agent=agent))
+        case NodeUnreachable(name, reason, at):
+            return _see(cluster, name, at, state=NodeState.DOWN, reason=reason)
+        case NodeRefused(name, agent, reason, at):
+            return _see(cluster, name, at, state=NodeState.DOWN, reason=reason, agent=agent)
         case NodeRevoked(name):
             return _update(cluster, name, state=NodeState.REVOKED, reason="revoked", agent=None)
         case NodeDrained(name):
@@ -204,6 +212,11 @@ def _of_model(cluster: Cluster, event: ModelEvent) -> Cluster:
             return _model_is(cluster, ModelState.READY, progress=1.0, loaded=loaded, served=True, workers=held)
         case ModelFailed(reason):
             return _engine_ended(cluster, ModelState.FAILED, reason)
+        case ModelWaits(reason, short):
+            return _model_is(cluster, ModelState.WAITING, reason=reason, short=short)
+        case ModelRefused(n_ctx, reason):
+            refused = _model_is(cluster, cluster.model.state, refused_n_ctx=n_ctx)
+            return _engine_ended(refused, ModelState.WAITING, reason)
         case ModelLost(reason):
             return _engine_ended(cluster, ModelState.WAITING, reason)
         case LinksSeen():
@@ -264,10 +277,13 @@ def _without_engine_if_cut(cluster: Cluster, seen: LinksSeen) -> Cluster:
 
 
 def _try_again(before: Cluster, after: Cluster) -> Cluster:
-    """A load that failed waits again once there is a worker that was not there when it failed."""
-    if after.model.state is ModelState.FAILED and not set(workers_in(after)) <= set(workers_in(before)):
-        return _model_is(after, ModelState.WAITING, reason=after.model.reason)
-    return after
+    """What could not be loaded may well be, once there is a worker that was not there before."""
+    if set(workers_in(after)) <= set(workers_in(before)):
+        return after
+    model = msgspec.structs.replace(after.model, refused_n_ctx=None)
+    if model.state is ModelState.FAILED:
+        model = msgspec.structs.replace(model, state=ModelState.WAITING)
+    return _with_model(after, model)
 
 
 def workers_in(cluster: Cluster) -> Workers:
@@ -275,9 +291,14 @@ def workers_in(cluster: Cluster) -> Workers:
     return tuple((name, worker) for name in sorted(cluster.nodes) for worker in cluster.nodes[name].ready_workers)
 
 
-def spare_workers(cluster: Cluster) -> frozenset[tuple[str, str]]:
-    """Workers that could take layers and that the engine there is does not use."""
-    return frozenset(workers_in(cluster)) - frozenset(cluster.model.workers)
+def steady_workers(cluster: Cluster, now: float) -> Workers:
+    """Those of :func:`workers_in` whose node is not held out for having been lost too often."""
+    return tuple(pair for pair in workers_in(cluster) if not left_s(cluster.nodes[pair[0]].losses, now))
+
+
+def spare_workers(cluster: Cluster, now: float) -> frozenset[tuple[str, str]]:
+    """Steady workers that the engine there is does not use."""
+    return frozenset(steady_workers(cluster, now)) - frozenset(cluster.model.workers)
 
 
 def holders(cluster: Cluster) -> frozenset[str]:
@@ -329,7 +350,7 @@ _NOT_READY = {
 
 def not_ready_reason(cluster: Cluster) -> str | None:
     """Why no request can be answered now, as one word, or None when one can."""
-    return _NOT_READY.get(cluster.model.state)
+    return "cluster_capacity" if cluster.model.short else _NOT_READY.get(cluster.model.state)
 
 
 def _with_node(cluster: Cluster, node: Node) -> Cluster:
@@ -343,7 +364,7 @@ def _with_model(cluster: Cluster, model: Model) -> Cluster:
 def _model_is(cluster: Cluster, now: ModelState, **changes: Any) -> Cluster:
     """The same model in another state. What is not given is as at the beginning, but for what is wanted and was."""
     model = cluster.model
-    kept = {"served": model.served, "wanted": model.wanted}
+    kept = {"served": model.served, "wanted": model.wanted, "refused_n_ctx": model.refused_n_ctx}
     return _with_model(cluster, Model(name=model.name, state=now, **{**kept, **changes}))
 
 
@@ -353,3 +374,12 @@ def _update(cluster: Cluster, name: str, **changes: object) -> Cluster:
     if node is None or node.state is NodeState.REVOKED:
         return cluster
     return _with_node(cluster, msgspec.structs.replace(node, **changes))
+
+
+def _see(cluster: Cluster, name: str, at: float, **changes: object) -> Cluster:
+    """As :func:`_update`, and a loss is noted. One that is drained may be switched off, so that is none."""
+    after = _update(cluster, name, **changes)
+    former, node = cluster.nodes.get(name), after.nodes.get(name)
+    if former is None or node is None or not lost_between(former, node):
+        return after
+    return _update(after, name, losses=add(node.losses, at))

@@ -11,6 +11,8 @@ from rpcmesh.gateway.backend import ClusterCapacityError
 RETRY_AFTER_S = 5
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+# Also the word for a backend that is not ready because the model does not fit.
+CLUSTER_CAPACITY = "cluster_capacity"
 
 
 class ErrorFields(msgspec.Struct, frozen=True):
@@ -81,7 +83,8 @@ def model_not_found(model: str) -> ApiError:
 
 def not_ready(reason: str) -> ApiError:
     message = f"no model is ready to answer ({reason}): try again in a moment"
-    return ApiError(503, message, kind=SERVER, code="not_ready", retry_after_s=RETRY_AFTER_S)
+    code = reason if reason == CLUSTER_CAPACITY else "not_ready"
+    return ApiError(503, message, kind=SERVER, code=code, retry_after_s=RETRY_AFTER_S)
 
 
 def internal(request_id: str) -> ApiError:
@@ -102,7 +105,7 @@ def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
             return ApiError(503, message, kind=SERVER, code="engine_lost", retry_after_s=RETRY_AFTER_S)
         case ClusterCapacityError():
             message = "the machines that are left cannot run this model: send the request again when they are back"
-            return ApiError(503, message, kind=SERVER, code="cluster_capacity", retry_after_s=RETRY_AFTER_S)
+            return ApiError(503, message, kind=SERVER, code=CLUSTER_CAPACITY, retry_after_s=RETRY_AFTER_S)
         case EngineRequestError(code="context_length_exceeded" | "invalid_prompt" as code):
             return invalid(prompt_param, error.message, code)
         case EngineRequestError(code="overloaded"):

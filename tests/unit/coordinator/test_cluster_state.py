@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rpcmesh.coordinator import said, state
 from rpcmesh.coordinator.failover import Failover, Stage, Tally
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
     FAILOVERS_KEPT,
     Cluster,
@@ -22,14 +23,12 @@ from rpcmesh.coordinator.state import (
     ModelLost,
     ModelState,
     ModelWanted,
-    Node,
     NodeAnswered,
     NodeDrained,
     NodeJoined,
     NodeRefused,
     NodeResumed,
     NodeRevoked,
-    NodeState,
     NodeUnreachable,
     restarting,
 )
@@ -77,6 +76,7 @@ A_UNSEEN = Node("a", "10.0.0.1:7443")
 A_UP = Node("a", "10.0.0.1:7443", NodeState.UP, "", A_SAYS)
 A_DRAINED = msgspec.structs.replace(A_UP, drained=True)
 A_DOWN = Node("a", "10.0.0.1:7443", NodeState.DOWN, "no answer", A_SAYS)
+A_LOST = msgspec.structs.replace(A_DOWN, losses=(7.0,))
 A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
 DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
 A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
@@ -99,7 +99,8 @@ NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     ("joins again elsewhere", A_UP, [NodeJoined("a", "10.0.0.9:7443")], Node("a", "10.0.0.9:7443")),
     ("answers", A_UNSEEN, [NodeAnswered("a", A_SAYS)], A_UP),
     ("answers again", A_DOWN, [NodeAnswered("a", A_SAYS)], A_UP),
-    ("is lost, its last word kept", A_UP, [NodeUnreachable("a", "no answer")], A_DOWN),
+    ("is lost, its last word kept", A_UP, [NodeUnreachable("a", "no answer", 7.0)], A_LOST),
+    ("is lost once, however often it is looked for", A_LOST, [NodeUnreachable("a", "no answer", 8.0)], A_LOST),
     (
         "was never reached",
         A_UNSEEN,
@@ -109,8 +110,8 @@ NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     (
         "must not be used",
         A_UP,
-        [NodeRefused("a", A_SAYS, "another build")],
-        Node("a", "10.0.0.1:7443", NodeState.DOWN, "another build", A_SAYS),
+        [NodeRefused("a", A_SAYS, "another build", 7.0)],
+        Node("a", "10.0.0.1:7443", NodeState.DOWN, "another build", A_SAYS, losses=(7.0,)),
     ),
     ("is revoked", A_UP, [NodeRevoked("a")], A_REVOKED),
     ("is revoked twice", A_UP, [NodeRevoked("a"), NodeRevoked("a")], A_REVOKED),
@@ -316,6 +317,35 @@ def test_only_the_last_failovers_are_kept() -> None:
     assert [failover.at for failover in fold(cluster(), *seen).failovers] == [*range(3, FAILOVERS_KEPT + 3)]
 
 
+def restarted(times: int, is_now: str = "ready") -> AgentStatus:
+    says = agent("a", w0=is_now, guest="ready")
+    worker, guest = says.workers
+    return msgspec.structs.replace(says, workers=(msgspec.structs.replace(worker, restarts=times), guest))
+
+
+@pytest.mark.parametrize(
+    ("events", "losses"),
+    [
+        ([NodeAnswered("a", restarted(0), 5.0)], ()),
+        ([NodeAnswered("a", restarted(0, "backoff"), 5.0)], (5.0,)),
+        # Between two looks.
+        ([NodeAnswered("a", restarted(1), 5.0)], (5.0,)),
+        # Seen going, and seen back.
+        ([NodeAnswered("a", restarted(0, "backoff"), 5.0), NodeAnswered("a", restarted(1), 6.0)], (5.0,)),
+        (
+            [NodeUnreachable("a", "", 5.0), NodeAnswered("a", restarted(0), 6.0), NodeUnreachable("a", "", 7.0)],
+            (5.0, 7.0),
+        ),
+        # It was drained to be switched off.
+        ([NodeDrained("a"), NodeUnreachable("a", "", 5.0)], ()),
+        ([NodeRevoked("a")], ()),
+    ],
+)
+def test_a_node_whose_ready_worker_goes_is_lost(events: list[Event], losses: tuple[float, ...]) -> None:
+    before = Node("a", A_UP.address, NodeState.UP, "", restarted(0))
+    assert fold(cluster(before), *events).nodes["a"].losses == losses
+
+
 def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:
     other = Node("b", "10.0.0.2:7443", NodeState.DOWN, "no answer")
     after = fold(cluster(A_UNSEEN, other, model=READY), NodeAnswered("a", A_SAYS))
@@ -386,6 +416,12 @@ def test_one_silent_node_keeps_the_cluster_unsettled() -> None:
             ["node a is drained: it takes layers again after: rpcmesh node resume a"],
         ),
         (cluster(A_DRAINED), cluster(A_UP), ["node a is up"]),
+        (cluster(A_UP), cluster(A_LOST), ["node a is down: no answer"]),
+        (
+            cluster(msgspec.structs.replace(A_UP, losses=(7.0,))),
+            cluster(msgspec.structs.replace(A_UP, losses=(7.0, 9.0))),
+            ["node a is held out for 5 s: lost 2 times"],
+        ),
         (cluster(A_UP), cluster(Node("a", A_UP.address, NodeState.UP, "", agent("a", w0="lost"))), []),
         (cluster(model=LOADING), cluster(model=Model("tiny", ModelState.LOADING, progress=0.9)), []),
         (cluster(model=LOADING), cluster(model=READY), ["model tiny is ready"]),

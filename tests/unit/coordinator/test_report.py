@@ -8,8 +8,13 @@ import msgspec
 import pytest
 from test_cluster_state import LOADED, agent
 
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.report import LinkReport, StatusReport, report
-from rpcmesh.coordinator.state import Cluster, Model, ModelState, Node, NodeState
+from rpcmesh.coordinator.state import (
+    Cluster,
+    Model,
+    ModelState,
+)
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.tunnel.status import Session, Totals, TunnelStatus
@@ -94,6 +99,12 @@ def test_every_node_is_listed_by_name_with_its_last_word() -> None:
         ("e", "10.0.0.5:7443", "drained", "no answer"),
     ]
     assert [node.agent for node in found] == [said, agent("b"), None, None, None]
+
+
+def test_a_node_that_is_held_out_says_for_how_long() -> None:
+    flaps = Node("a", "10.0.0.1:7443", NodeState.UP, "", agent("a", w0="ready"), losses=(0.0, 0.0, 0.0))
+    (found,) = reported(Cluster({"a": flaps})).nodes
+    assert (found.state, found.reason) == ("up", "held out 10 s more: lost 3 times in 0 s")
 
 
 def test_links_are_the_tunnels_sessions() -> None:

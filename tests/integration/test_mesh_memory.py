@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -32,6 +34,8 @@ async def test_a_model_that_fits_no_more_waits_for_the_node_and_so_does_its_open
 ) -> None:
     async with whole_mesh.ready(build, smollm2, memory_limit_mib=TOO_SMALL_ALONE_MIB, min_workers=1) as mesh:
         at = whole_mesh.endpoint(mesh)
+        shown = await asyncio.to_thread(whole_mesh.run_cli, mesh.home, "plan", whole_mesh.MODEL, "--json")
+        assert placed(json.loads(shown.stdout)) == placed_now(await mesh.admin.status())
         refused = await asyncio.to_thread(whole_mesh.run_cli, mesh.home, "node", "drain", "node-2")
         assert refused.returncode == 1
         assert "the 1 worker has 140 MiB" in refused.stderr
@@ -48,6 +52,14 @@ async def test_a_model_that_fits_no_more_waits_for_the_node_and_so_does_its_open
         assert int(retry_after) > 0
         assert (await asked).completion_tokens == 120
         assert holders(await mesh.admin.status()) == {"node-1", "node-2"}
+
+
+def placed(shown: dict[str, Any]) -> list[tuple[str, list[int], bool]]:
+    return [(share["node"], share["layers"], share["output"]) for share in shown["devices"]]
+
+
+def placed_now(seen: StatusReport) -> list[tuple[str, list[int], bool]]:
+    return [(part.node, [*part.layers], part.output) for part in seen.model.placement if part.node]
 
 
 def ask_once(at: ask.Endpoint) -> tuple[int, str | None, str]:

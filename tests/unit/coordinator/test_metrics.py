@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
-from rpcmesh.coordinator.nodes import Node, NodeState
 from test_cluster_state import agent
 
 from rpcmesh.coordinator import metrics
 from rpcmesh.coordinator.failover import Stage, Tally
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.coordinator.state import (
     Cluster,

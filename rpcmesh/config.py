@@ -80,6 +80,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # When a node that comes, or comes back, takes its share: "idle" once nobody asks, "eager" at once. Open answers go
     # on in either case; with "eager" they pause while the model is loaded anew.
     rebalance: Rebalance = "idle"
+    # How long a node that is lost again and again may be held out. 0: not at all.
+    hold_out_max_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 300.0
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

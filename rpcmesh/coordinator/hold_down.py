@@ -12,8 +12,7 @@ from itertools import pairwise
 from rpcmesh.words import span
 
 FIRST_HOLD_S = 5.0
-HOLD_MAX_S = 300.0
-# Without a loss for so long, those before count no more. Longer than any hold, or a hold would end the memory of it.
+# Without a loss for so long, those before count no more. No hold may be longer, or it would end the memory of itself.
 QUIET_S = 600.0
 # More than enough to reach the longest hold.
 LOSSES_KEPT = 16
@@ -33,18 +32,18 @@ def run(losses: tuple[float, ...]) -> tuple[float, ...]:
     return losses[start:]
 
 
-def hold_s(losses: Sequence[float]) -> float:
-    """How long the last of them keeps the node out."""
+def hold_s(losses: Sequence[float], max_s: float) -> float:
+    """How long the last of them keeps the node out, ``max_s`` at most."""
     doublings = len(losses) - 2
-    return 0.0 if doublings < 0 else min(HOLD_MAX_S, FIRST_HOLD_S * 2.0**doublings)
+    return 0.0 if doublings < 0 else min(max_s, FIRST_HOLD_S * 2.0**doublings)
 
 
-def left_s(losses: Sequence[float], now: float) -> float:
+def left_s(losses: Sequence[float], now: float, max_s: float) -> float:
     """For how much longer than ``now`` the node is held out; 0 when it is not."""
-    return max(0.0, losses[-1] + hold_s(losses) - now) if losses else 0.0
+    return max(0.0, losses[-1] + hold_s(losses, max_s) - now) if losses else 0.0
 
 
-def said(losses: Sequence[float], now: float) -> str:
+def said(losses: Sequence[float], now: float, max_s: float) -> str:
     """``held out 12 s more: lost 3 times in 2 min``; empty for a node that is not held out."""
-    left = left_s(losses, now)
+    left = left_s(losses, now, max_s)
     return f"held out {left:.0f} s more: lost {len(losses)} times in {span(now - losses[0])}" if left else ""

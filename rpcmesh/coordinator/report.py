@@ -119,5 +119,5 @@ def report(
 
 def _of_node(cluster: Cluster, node: Node, now: float) -> NodeReport:
     word, reason = condition(cluster, node)
-    reason = reason or hold_down.said(node.losses, now)
+    reason = reason or hold_down.said(node.losses, now, cluster.hold_out_max_s)
     return NodeReport(name=node.name, address=node.address, state=word, reason=reason, agent=node.agent)

@@ -31,8 +31,9 @@ def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:
         word, reason = condition(after, node)
         if former is None or condition(before, former) != (word, reason):
             said.append(f"node {name} is {word}" + (f": {reason}" if reason else ""))
-        if former is not None and node.losses != former.losses and hold_s(node.losses):
-            said.append(f"node {name} is held out for {hold_s(node.losses):.0f} s: lost {len(node.losses)} times")
+        held_s = hold_s(node.losses, after.hold_out_max_s)
+        if former is not None and node.losses != former.losses and held_s:
+            said.append(f"node {name} is held out for {held_s:.0f} s: lost {len(node.losses)} times")
         firewall = _firewall(node)
         if node.agent is not None and firewall != _firewall(former):
             said.append(f"firewall of {name} is {firewall}")

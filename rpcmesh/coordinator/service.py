@@ -47,7 +47,7 @@ class CoordinatorService:
         self._build = build
         self._started = time.monotonic()
         self._watcher = Watcher(mesh.home.root)
-        self._cluster = state.Cluster()
+        self._cluster = state.Cluster(hold_out_max_s=mesh.settings.engine.hold_out_max_s)
         self._tunnel = Supervisor(self._egress())
         self._members = Members(mesh, build_id=build.build_id, emit=self._emit, reload_tunnel=self._tunnel.reload)
         self._host = ModelHost(

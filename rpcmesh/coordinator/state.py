@@ -57,12 +57,16 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage."""
+    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage.
+
+    ``hold_out_max_s``: how long a node that is lost again and again is held out at most.
+    """
 
     nodes: dict[str, Node] = {}
     model: Model = Model()
     failovers: tuple[Failover, ...] = ()
     failover_seconds: dict[str, Tally] = {}
+    hold_out_max_s: float = 300.0
 
 
 class NodeJoined(msgspec.Struct, frozen=True):
@@ -293,7 +297,8 @@ def workers_in(cluster: Cluster) -> Workers:
 
 def steady_workers(cluster: Cluster, now: float) -> Workers:
     """Those of :func:`workers_in` whose node is not held out for having been lost too often."""
-    return tuple(pair for pair in workers_in(cluster) if not left_s(cluster.nodes[pair[0]].losses, now))
+    max_s = cluster.hold_out_max_s
+    return tuple(pair for pair in workers_in(cluster) if not left_s(cluster.nodes[pair[0]].losses, now, max_s))
 
 
 def spare_workers(cluster: Cluster, now: float) -> frozenset[tuple[str, str]]:

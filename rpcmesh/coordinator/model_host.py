@@ -102,23 +102,27 @@ class ModelHost:
                 f"{self._answering} answers of model {present!r} are open and would end",
                 hint=f"later, or: rpcmesh model load {name} --force",
             )
+        if name == present and not force and (objection := self._objection()) is not None:
+            raise RpcmeshError(f"model {name!r} could not be loaded again now: {objection}", hint="rpcmesh status")
         self._emit(state.ModelWanted(name))
 
     def require_without(self, node: str) -> None:
         """Raises :class:`RpcmeshError` when what is served now could not be served without ``node``."""
-        objection = moves.objection_to_drain(
+        if (objection := self._objection(without=node)) is not None:
+            raise RpcmeshError(
+                f"without node {node!r} the model has no place: {objection}",
+                hint=f"rpcmesh node drain {node} --force ends what is being answered",
+            )
+
+    def _objection(self, without: str | None = None) -> str | None:
+        return moves.objection(
             self._cluster(),
-            node,
             self._settings.engine,
             time.monotonic(),
             self._needs.latest,
+            without=without,
             use_local_device=self._settings.coordinator.use_local_device,
         )
-        if objection is not None:
-            raise RpcmeshError(
-                f"node {node!r} holds layers that have nowhere to go: {objection}",
-                hint=f"rpcmesh node drain {node} --force ends what is being answered",
-            )
 
     def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Deltas of one answer, whichever engines they come from.
@@ -173,11 +177,12 @@ class ModelHost:
         exits: list[float] = []
         while True:
             self._changed.clear()
+            needs = await self._needs_of_waiting()
             move = moves.next_move(
                 self._cluster(),
                 self._settings.engine,
                 time.monotonic(),
-                await self._needs_of_waiting(),
+                needs,
                 use_local_device=self._settings.coordinator.use_local_device,
             )
             if isinstance(move, Wait):

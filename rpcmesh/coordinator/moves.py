@@ -130,20 +130,24 @@ def ending(
     return None
 
 
-def objection_to_drain(
+def objection(
     cluster: Cluster,
-    name: str,
     engine: config.Engine,
     now: float,
     facts: ModelFacts | None = None,
     *,
+    without: str | None = None,
     use_local_device: bool = False,
 ) -> str | None:
-    """Why node ``name`` cannot be spared: without it, what is served now would be served no more."""
-    if name not in state.holders(cluster):
+    """Why what is served now would be served no more if its engine ended, and node ``without`` were drained.
+
+    None where it would go on, and where nothing gets worse because it waits in any case.
+    """
+    if cluster.model.state in {ModelState.NONE, ModelState.FAILED}:
         return None
-    after = state.apply(cluster, state.NodeDrained(name))
-    waiting = Model(cluster.model.name, ModelState.WAITING, served=True)
-    waits = msgspec.structs.replace(after, model=waiting)
-    move = next_move(waits, engine, now, facts, use_local_device=use_local_device)
-    return move.reason if isinstance(move, Wait) else None
+    waiting = msgspec.structs.replace(cluster.model, state=ModelState.WAITING, served=True)
+    before = msgspec.structs.replace(cluster, model=waiting)
+    after = before if without is None else state.apply(before, state.NodeDrained(without))
+    first, then = (next_move(each, engine, now, facts, use_local_device=use_local_device) for each in (before, after))
+    at_stake = state.holders(cluster) if without is None else state.holders(cluster) & {without}
+    return then.reason if isinstance(then, Wait) and (at_stake or isinstance(first, Load)) else None

@@ -76,7 +76,7 @@ async def test_a_load_that_gets_no_memory_says_so_and_can_be_tried_with_less_con
     assert raised.value.memory
     assert model.n_ctx == 512
 
-    with worker(build, "node-1", address_space_mib=150) as (smaller, _):
+    with worker(build, "node-1", address_space_mib=90) as (smaller, _):
         async with await start(build) as engine:
             with pytest.raises(EngineLoadError, match="unable to allocate") as raised:
                 await engine.load(spec(smollm2, smaller))

@@ -98,7 +98,7 @@ async def test_the_only_node_is_not_drained_unless_by_force(build: Build, smollm
         code, _, said = await cli(mesh, "node", "drain", "node-1")
 
         assert code == 1
-        assert "holds layers that have nowhere to go: 0 of at least 1 workers are ready" in said
+        assert "without node 'node-1' the model has no place: 0 of at least 1 workers are ready" in said
         assert holders(await mesh.admin.status()) == {"node-1"}
 
         assert (await cli(mesh, "node", "drain", "node-1", "--force"))[0] == 0

@@ -9,7 +9,7 @@ from test_cluster_state import agent
 from rpcmesh.config import Engine
 from rpcmesh.coordinator import state
 from rpcmesh.coordinator.capacity import Placed, device_bytes
-from rpcmesh.coordinator.moves import Load, Wait, next_move, objection_to_drain
+from rpcmesh.coordinator.moves import Load, Wait, next_move, objection
 from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
     Cluster,
@@ -91,8 +91,8 @@ def test_a_node_that_the_others_are_too_small_without_is_not_spared() -> None:
     both = cluster(says("a", MEMORY, limit_mib=300), says("b", MEMORY), model=serving)
     small = Engine(n_batch=1, n_seq_max=1)
 
-    assert "found no place" in (objection_to_drain(both, "b", small, NOW, FACTS) or "")
-    assert objection_to_drain(both, "a", small, NOW, FACTS) is None
+    assert "found no place" in (objection(both, small, NOW, FACTS, without="b") or "")
+    assert objection(both, small, NOW, FACTS, without="a") is None
 
 
 def test_a_node_that_flaps_is_used_when_the_others_are_too_small_or_would_shorten_the_context() -> None:

@@ -7,7 +7,7 @@ import pytest
 from test_cluster_state import LOADED, agent
 
 from rpcmesh.config import Engine, Rebalance
-from rpcmesh.coordinator.moves import SPREAD_AFTER_S, Ended, ending, must_move, objection_to_drain
+from rpcmesh.coordinator.moves import SPREAD_AFTER_S, Ended, ending, must_move, objection
 from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
     Cluster,
@@ -93,7 +93,7 @@ def test_an_engine_that_serves(
 
 
 @pytest.mark.parametrize(
-    ("now", "local", "objection"),
+    ("now", "local", "reason"),
     [
         (BOTH, False, None),
         (cluster(node("b"), on=(("b", "w0"),)), False, "0 of at least 1 workers are ready"),
@@ -101,9 +101,13 @@ def test_an_engine_that_serves(
         # The other is of no use.
         (cluster(node("a", NodeState.DOWN), node("b")), False, "0 of at least 1 workers are ready"),
         (cluster(node("a", drained=True), node("b")), False, "0 of at least 1 workers are ready"),
-        # It holds nothing, so nothing gets worse.
-        (cluster(node("b"), on=(), is_now=ModelState.WAITING), False, None),
+        # Between two engines it holds nothing, and is needed all the same.
+        (cluster(node("b"), on=(), is_now=ModelState.WAITING), False, "0 of at least 1 workers are ready"),
+        # Nothing gets worse.
+        (cluster(node("b", NodeState.DOWN), on=(), is_now=ModelState.WAITING), False, None),
+        (cluster(node("b"), on=(), is_now=ModelState.FAILED), False, None),
+        (cluster(node("a"), node("b"), on=(("a", "w0"),)), False, None),
     ],
 )
-def test_a_node_is_spared_when_the_others_can_go_on(now: Cluster, local: bool, objection: str | None) -> None:
-    assert objection_to_drain(now, "b", Engine(), NOW, use_local_device=local) == objection
+def test_a_node_is_spared_when_the_others_can_go_on(now: Cluster, local: bool, reason: str | None) -> None:
+    assert objection(now, Engine(), NOW, without="b", use_local_device=local) == reason

@@ -78,7 +78,7 @@ async def test_a_load_that_gets_no_memory_says_so_and_can_be_tried_with_less_con
 
     with worker(build, "node-1", address_space_mib=90) as (smaller, _):
         async with await start(build) as engine:
-            with pytest.raises(EngineLoadError, match="unable to allocate") as raised:
+            with pytest.raises(EngineLoadError, match="cannot be loaded: failed to allocate") as raised:
                 await engine.load(spec(smollm2, smaller))
 
     assert raised.value.memory

@@ -17,8 +17,8 @@ from rpcmesh.engine.llama.faults import LoadError, NoMemoryError
 GGUF_MAGIC = b"GGUF"
 
 
-# How llama.cpp says that a buffer for weights was refused.
-NO_BUFFER = "unable to allocate"
+# How ggml, or llama.cpp where ggml is silent, says that a buffer for weights was refused.
+NO_BUFFER = ("failed to allocate", "unable to allocate")
 
 
 def load_model(

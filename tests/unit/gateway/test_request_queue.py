@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel, Sampling, TextPrompt, Usage
 from rpcmesh.gateway.admission import Limits
@@ -42,6 +44,7 @@ class Engine:
 
     async def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
         self.asked.append(request.id)
+        assert len(self.asked) - len(self.left) <= self.n_slots + AHEAD, "more are in the engine than it has places for"
         try:
             yield Delta(request.id, "once ", (1,))
             await self.ends[request.id].wait()
@@ -317,3 +320,50 @@ async def test_the_queue_is_empty_when_the_last_one_has_gone(over: Callable[[Cli
     await over(clients, "x")
 
     await asyncio.wait_for(empty, timeout=5)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("ask"), st.sampled_from("abc"), st.integers(0, 2)),
+        st.tuples(st.sampled_from(["end", "leave"]), st.integers(0, 9)),
+        st.tuples(st.just("engine"), st.integers(0, 3)),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.integers(0, 3), st.integers(0, 2))
+def test_whatever_happens_the_engine_is_never_overfilled_and_everybody_hears_something(
+    steps: list[tuple[object, ...]], waiting_max: int, per_key_max: int
+) -> None:
+    asyncio.run(_whatever_happens(steps, Limits(waiting_max, per_key_max)))
+
+
+async def _whatever_happens(steps: list[tuple[object, ...]], limits: Limits) -> None:
+    clients = Clients(Engine(), limits)
+    for number, step in enumerate(steps):
+        match step:
+            case ("ask", str(key), int(priority)):
+                await clients.ask(f"r{number}", Claim(key, priority))
+            case ("end" | "leave" as what, int(at)) if clients.tasks:
+                name = sorted(clients.tasks)[at % len(clients.tasks)]
+                await (clients.end(name) if what == "end" else clients.leave(name))
+            case ("engine", int(n_slots)):
+                clients.engine.n_slots = n_slots
+                clients.queue.look()
+                await settled()
+        unasked = {name for name, task in clients.tasks.items() if not task.done()} - {*clients.engine.asked}
+        assert len(unasked) <= limits.waiting_max
+
+    clients.engine.n_slots = 1
+    clients.queue.look()
+    await clients.end(*clients.tasks)
+    said = await asyncio.gather(*clients.tasks.values(), return_exceptions=True)
+    for each in said:
+        match each:
+            case ApiError():
+                assert each.code in {"queue_full", "overloaded"}
+            case other:
+                assert other == "once upon" or isinstance(other, asyncio.CancelledError)
+    assert sorted(clients.engine.left) == sorted(clients.engine.asked)
+    assert (clients.queue.figures().running, clients.queue.figures().waiting) == (0, 0)

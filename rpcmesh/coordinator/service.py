@@ -95,13 +95,13 @@ class CoordinatorService:
                 ]
                 await stop.wait()
                 server.close()
-                await self._drain(hurry)
+                await self._let_answers_end(hurry)
                 for task in tasks:
                     task.cancel()
         log.info("coordinator_stopped")
 
-    async def _drain(self, hurry: asyncio.Event) -> None:
-        """Let open answers end; those that have not when the time is up, or in a ``hurry``, end with an error."""
+    async def _let_answers_end(self, hurry: asyncio.Event) -> None:
+        """Take no request any more. Answers that have not ended when the time is up, or in a ``hurry``, are cut."""
         limit_s = self._mesh.settings.coordinator.drain_s
         self._queue.close()
         log.info("coordinator_draining", answers=self._queue.figures().running, limit_s=limit_s)
@@ -133,6 +133,7 @@ class CoordinatorService:
         for line in state.changes(before, self._cluster):
             log.info("cluster_changed", change=line)
         self._host.wake()
+        self._queue.look()
 
     async def _run_members(self) -> None:
         # Before the tunnel is up, every node would look lost.

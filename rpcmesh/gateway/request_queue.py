@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -113,7 +113,7 @@ class RequestQueue:
         self._run_s: float | None = None
         self._refused: Counter[str] = Counter()
         self._engine_limit: asyncio.TimerHandle | None = None
-        self._no_engine_comes = False
+        self._engine_is_late = False
         self._closed = False
         self._left = asyncio.Event()
 
@@ -148,22 +148,22 @@ class RequestQueue:
         return SHUTTING_DOWN if self._closed else self._backend.not_ready_reason()
 
     def look(self) -> None:
-        """To be called when the backend has got, lost or given up an engine."""
-        if self._backend.slots():
-            self._no_engine_comes = False
+        """To be called when the backend may have got, lost or given up an engine."""
+        there, awaited = self._backend.slots() > 0, bool(self._backend.awaited())
+        if there or not awaited:
+            self._engine_is_late = False
             self._stop_waiting_for_engine()
-        elif not self._backend.awaited():
-            self._give_up()
-        elif self._engine_limit is None and not self._no_engine_comes:
-            self._engine_limit = asyncio.get_running_loop().call_later(self._engine_wait_s, self._give_up)
+        elif self._engine_limit is None and not self._engine_is_late:
+            self._engine_limit = asyncio.get_running_loop().call_later(self._engine_wait_s, self._too_late)
+        if not there and not awaited:
+            self._refuse_waiting(cluster_capacity)
         self._start()
 
     def close(self) -> None:
         """Take nothing any more and refuse those that wait. What runs goes on."""
         self._closed = True
         self._stop_waiting_for_engine()
-        for ticket in self._line.waiting:
-            self._refuse(ticket, shutting_down())
+        self._refuse_waiting(shutting_down)
 
     async def empty(self) -> None:
         """Wait until nothing waits or runs."""
@@ -182,7 +182,7 @@ class RequestQueue:
         self._line = admission.join(self._line, place.ticket)
         if self._closed:
             self._refuse(place.ticket, shutting_down())
-        elif self._no_engine_comes:
+        elif self._engine_is_late:
             self._refuse(place.ticket, cluster_capacity())
         self._start()
         if (surplus := admission.one_too_many(self._line, self._limits)) is not None:
@@ -220,11 +220,14 @@ class RequestQueue:
         slots = self._backend.slots()
         return slots + AHEAD if slots else 0
 
-    def _give_up(self) -> None:
-        self._stop_waiting_for_engine()
-        self._no_engine_comes = True
+    def _too_late(self) -> None:
+        self._engine_limit = None
+        self._engine_is_late = True
+        self._refuse_waiting(cluster_capacity)
+
+    def _refuse_waiting(self, refusal: Callable[[], ApiError]) -> None:
         for ticket in self._line.waiting:
-            self._refuse(ticket, cluster_capacity())
+            self._refuse(ticket, refusal())
 
     def _stop_waiting_for_engine(self) -> None:
         if self._engine_limit is not None:

@@ -284,6 +284,16 @@ async def test_a_model_that_is_given_up_is_waited_for_no_longer() -> None:
     assert await clients.refusal("x") == (503, "cluster_capacity")
 
 
+async def test_a_model_that_was_given_up_and_comes_back_is_waited_for_again() -> None:
+    clients = Clients(Engine(n_slots=0, awaits=()))
+    clients.queue.look()
+
+    clients.engine.awaits = ("tiny",)
+    clients.queue.look()
+
+    assert not (await clients.ask("x")).done()
+
+
 async def test_a_closed_queue_refuses_those_that_wait_and_lets_the_others_end() -> None:
     clients = await filled()
     await clients.ask("waits")

@@ -305,7 +305,16 @@ _NOT_READY = {
 
 def not_ready_reason(cluster: Cluster) -> str | None:
     """Why no request can be answered now, as one word, or None when one can."""
+    if cluster.model.state is ModelState.FAILED and cluster.model.served:
+        return "cluster_capacity"
     return _NOT_READY.get(cluster.model.state)
+
+
+def awaited(cluster: Cluster) -> tuple[str, ...]:
+    """The model that has answered and will again, as far as is known. One that never did may take for ever to load."""
+    model = cluster.model
+    gone = model.state in (ModelState.NONE, ModelState.FAILED)
+    return (model.name,) if model.served and not gone else ()
 
 
 def _with_node(cluster: Cluster, node: Node) -> Cluster:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import whole_mesh
-from whole_mesh import node_in, until, until_report
+from whole_mesh import node_in, until, until_report, until_told
 
 from rpcmesh import paths
 from rpcmesh.coordinator.report import StatusReport
@@ -149,13 +149,6 @@ async def test_an_answer_that_no_machine_is_left_for_ends_with_a_typed_error(bui
 
         with pytest.raises(RpcmeshError, match="the machines that are left cannot run this model"):
             await asked
-
-
-async def until_told(pieces: list[str], count: int) -> None:
-    async def enough() -> bool | None:
-        return len(pieces) > count or None
-
-    await until(enough, f"{count} pieces of the story")
 
 
 def is_restarted(report: StatusReport) -> bool:

@@ -46,7 +46,12 @@ def short_home() -> Iterator[Home]:
 
 @contextlib.asynccontextmanager
 async def founded(
-    build: Build, model_file: Path, *, min_workers: int, failover_wait_s: float = LIMIT_S
+    build: Build,
+    model_file: Path,
+    *,
+    min_workers: int,
+    failover_wait_s: float = LIMIT_S,
+    drain_s: float = local_mesh.DRAIN_S,
 ) -> AsyncIterator[LocalMesh]:
     """A coordinator that wants the model and has no node yet."""
     with short_home() as home:
@@ -55,17 +60,22 @@ async def founded(
             await mesh.found(
                 config.Engine(
                     model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4, failover_wait_s=failover_wait_s
-                )
+                ),
+                drain_s,
             )
             yield mesh
 
 
 @contextlib.asynccontextmanager
 async def ready(
-    build: Build, model_file: Path, nodes: int = 2, min_workers: int | None = None
+    build: Build,
+    model_file: Path,
+    nodes: int = 2,
+    min_workers: int | None = None,
+    drain_s: float = local_mesh.DRAIN_S,
 ) -> AsyncIterator[LocalMesh]:
     """A mesh of ``node-1`` … that answers."""
-    async with founded(build, model_file, min_workers=min_workers or nodes) as mesh:
+    async with founded(build, model_file, min_workers=min_workers or nodes, drain_s=drain_s) as mesh:
         for number in range(1, nodes + 1):
             await mesh.join(f"node-{number}")
             await mesh.run_node(f"node-{number}")
@@ -110,6 +120,15 @@ async def until_report(mesh: LocalMesh, true: Callable[[StatusReport], bool], wh
         return report if true(report) else None
 
     return await until(look, what)
+
+
+async def until_told(pieces: list[str], count: int) -> None:
+    """Until more than ``count`` pieces of an answer have come."""
+
+    async def enough() -> bool | None:
+        return len(pieces) > count or None
+
+    await until(enough, f"{count} pieces of the answer")
 
 
 def node_in(report: StatusReport, name: str) -> NodeReport:

@@ -19,6 +19,7 @@ Rebalance = Literal["idle", "eager"]
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
 MAX_BYTES = 1 << 20
+DRAIN_MAX_S = 60.0
 
 
 class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,6 +37,8 @@ class Coordinator(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent_poll_s: float = 1.0
     # The coordinator's own CPU takes layers too, when true; the default leaves it to scheduling and sampling.
     use_local_device: bool = False
+    # How long open answers may go on when the coordinator is stopped. The service files allow for a minute and no more.
+    drain_s: Annotated[float, msgspec.Meta(ge=0, le=DRAIN_MAX_S)] = 30.0
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,9 +76,14 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_ctx_min: Annotated[int, msgspec.Meta(ge=0)] = 0
     # How many sequences decode at the same time; further requests wait their turn.
     n_seq_max: int = 8
+    # How many requests wait for that at most. When it is full, the key that fills it is refused first.
+    queue_max: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 64
+    # How many requests of one API key are in the engine at the same time; its others wait. 0: no limit.
+    per_key_max: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
     n_batch: int = 512
     n_threads: int = 0
-    # How long an open answer waits for an engine after its own was lost, before its client is told that there is none.
+    # How long open answers and new requests wait for an engine after one was lost, before their clients are told that
+    # there is none.
     failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0
     # When a node that comes, or comes back, takes its share: "idle" once nobody asks, "eager" at once. Open answers go
     # on in either case; with "eager" they pause while the model is loaded anew.

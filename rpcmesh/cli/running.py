@@ -15,7 +15,7 @@ def hold_signals() -> None:
 
 
 def run(work: Coroutine[None, None, None]) -> None:
-    """Run :func:`until_stopped` or :func:`stopped_early` as the last thing that a verb does.
+    """Run :func:`until_stopped`, :func:`until_drained` or :func:`stopped_early` as the last thing that a verb does.
 
     The stop signals are held back while no handler of ours is there: at the start until the loop can take them, and
     after the end, where nothing but the way out is left. Clean-up cut short would leave files and processes behind.
@@ -26,10 +26,15 @@ def run(work: Coroutine[None, None, None]) -> None:
 
 async def until_stopped(service: Callable[[asyncio.Event], Awaitable[None]]) -> None:
     """Run ``service`` with an event that SIGINT and SIGTERM set."""
-    stop = asyncio.Event()
-    _on_stop_signals(stop.set)
+    await until_drained(lambda stop, _: service(stop))
+
+
+async def until_drained(service: Callable[[asyncio.Event, asyncio.Event], Awaitable[None]]) -> None:
+    """As :func:`until_stopped`, with a second event, which the second signal sets: nobody waits any more."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _on_stop_signals(lambda: hurry.set() if stop.is_set() else stop.set())
     try:
-        await service(stop)
+        await service(stop, hurry)
     finally:
         hold_signals()
 

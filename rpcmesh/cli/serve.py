@@ -7,7 +7,7 @@ import msgspec
 
 from rpcmesh import paths
 from rpcmesh.cli.build import configured
-from rpcmesh.cli.running import run, until_stopped
+from rpcmesh.cli.running import run, until_drained
 from rpcmesh.coordinator import founding, service
 from rpcmesh.models import library
 from rpcmesh.observe import error_log, logs
@@ -16,7 +16,11 @@ from rpcmesh.observe import error_log, logs
 @click.command(short_help="Run the coordinator.")
 @click.option("--model", metavar="NAME", help="Which model to load. Default: [engine] model in config.toml, else none.")
 def serve(model: str | None) -> None:
-    """Run the coordinator in the foreground: HTTPS endpoint, engine and tunnel. Stops on Ctrl-C or SIGTERM."""
+    """Run the coordinator in the foreground: HTTPS endpoint, engine and tunnel.
+
+    On Ctrl-C or SIGTERM it takes nothing new, lets open answers end for [coordinator] drain_s seconds, and stops. A
+    second signal stops it at once.
+    """
     home = paths.Home(paths.default_home())
     with founding.open_mesh(home) as mesh:
         settings = mesh.settings
@@ -27,4 +31,4 @@ def serve(model: str | None) -> None:
         logs.configure(settings.log.level, settings.log.format, error_log.path_of(home.ensure()))
         built = configured(settings.build)
         mesh.settings = settings
-        run(until_stopped(lambda stop: service.run_coordinator(mesh, built, stop)))
+        run(until_drained(lambda stop, hurry: service.run_coordinator(mesh, built, stop, hurry)))

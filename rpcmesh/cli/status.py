@@ -11,6 +11,7 @@ from rpcmesh.cli.output import out, print_json, print_table
 from rpcmesh.coordinator import admin
 from rpcmesh.coordinator.report import ModelReport, NodeReport, StatusReport
 from rpcmesh.firewall.watch import State
+from rpcmesh.gateway.request_queue import Figures
 from rpcmesh.node.status import WorkerStatus
 from rpcmesh.words import size, span
 
@@ -41,6 +42,7 @@ def show(report: StatusReport) -> None:
     why = "" if report.ready else f": {report.reason}"
     out.print(f"{why}  {report.endpoint}  build {report.build_id}  up {span(report.uptime_s)}")
     out.print(model_line(report.model))
+    out.print(f"requests  {requests_word(report.requests)}")
     out.print(firewall_line(report))
     out.print()
     print_nodes(report.nodes)
@@ -63,6 +65,14 @@ def model_line(model: ModelReport) -> str:
     where = ", ".join(f"{part.node or 'here'}: {layer_range(part.layers)}" for part in model.placement if part.layers)
     detail = {"loading": f" {model.progress:.0%}", "ready": f"  layers {where}"}.get(model.state, "")
     return f"model {model.name}  {model.state}{detail}" + (f"  ({model.reason})" if model.reason else "")
+
+
+def requests_word(figures: Figures) -> str:
+    """How many decode, how many wait, and how many were turned away, if any were."""
+    refused = sum(figures.refused.values())
+    return f"{figures.running} running, {figures.waiting} waiting" + (
+        f", {refused} refused since the start" if refused else ""
+    )
 
 
 def firewall_line(report: StatusReport) -> str:

@@ -13,6 +13,7 @@ from rpcmesh.coordinator.failover import Stage, Tally
 from rpcmesh.coordinator.report import StatusReport
 from rpcmesh.coordinator.said import DRAINED, DRAINING
 from rpcmesh.firewall.watch import FirewallStatus, State
+from rpcmesh.gateway.request_queue import REASONS, Figures
 
 # The machine label of the coordinator's own firewall. No node can have this name: it is no DNS label.
 COORDINATOR = "_coordinator"
@@ -50,8 +51,20 @@ class _Figures:
             drained.add_metric([node.name], node.state in {DRAINING, DRAINED})
         yield up
         yield drained
+        yield from _requests(report.requests)
         yield _failovers(report.failover_seconds)
         yield from _firewalls({COORDINATOR: report.firewall} | _of_nodes(report))
+
+
+def _requests(figures: Figures) -> Iterable[Metric]:
+    yield GaugeMetricFamily("rpcmesh_num_requests_running", "Requests that decode now.", value=figures.running)
+    yield GaugeMetricFamily("rpcmesh_num_requests_waiting", "Requests that wait for that.", value=figures.waiting)
+    refused = CounterMetricFamily(
+        "rpcmesh_requests_refused", "Requests that waited in vain, were cut, or found no place.", labels=["reason"]
+    )
+    for reason in REASONS:
+        refused.add_metric([reason], figures.refused.get(reason, 0))
+    yield refused
 
 
 def _failovers(seconds: dict[str, Tally]) -> Metric:

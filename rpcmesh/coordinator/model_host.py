@@ -42,7 +42,10 @@ RESTART_POLL_S = 0.05
 
 
 class ModelHost:
-    """The gateway's backend. ``emit`` folds an event into the cluster; ``cluster`` returns the present one."""
+    """The gateway's backend. ``emit`` folds an event into the cluster; ``cluster`` returns the present one.
+
+    ``on_seat`` is called whenever an engine has come or gone, or none will come.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class ModelHost:
         cluster: Callable[[], state.Cluster],
         emit: Callable[[state.Event], None],
         look_again: Callable[[Collection[str]], Awaitable[None]],
+        on_seat: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._socket_of = socket_of
@@ -62,7 +66,7 @@ class ModelHost:
         self._emit = emit
         self._look_again = look_again
         self._needs = Needs()
-        self._seat = Seat()
+        self._seat = Seat(on_seat)
         self._standby = Standby(
             lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
         )
@@ -87,7 +91,15 @@ class ModelHost:
         return (loaded,) if loaded and self._seat.engine else ()
 
     def not_ready_reason(self) -> str | None:
-        return state.not_ready_reason(self._cluster())
+        reason = state.not_ready_reason(self._cluster())
+        # Between an engine's end and the word of it there is none, whatever the cluster says.
+        return "loading" if reason is None and self._seat.engine is None else reason
+
+    def slots(self) -> int:
+        return self._settings.engine.n_seq_max if self._seat.engine else 0
+
+    def awaited(self) -> tuple[str, ...]:
+        return () if self._seat.engine else state.awaited(self._cluster())
 
     def load(self, name: str, force: bool) -> None:
         """Load model ``name`` over all ready workers now. Open answers of the same model go on with it.
@@ -130,10 +142,9 @@ class ModelHost:
         Raises :class:`EngineLost` for an answer under which engines keep ending, and :class:`ClusterCapacityError`
         when no engine can be had that would go on with it.
         """
-        engine = self._seat.engine
-        if engine is None or model not in {known.name for known in self.models()}:
+        if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._counted(self._answer(engine, model, OpenAnswer(request, secrets.randbits(32))))
+        return self._counted(self._answer(model, OpenAnswer(request, secrets.randbits(32))))
 
     async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1
@@ -145,8 +156,12 @@ class ModelHost:
             self._answering -= 1
             self._idle_since = time.monotonic()
 
-    async def _answer(self, engine: Engine, model: str, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
+    async def _answer(self, model: str, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
+        engine: Engine | None = None
         while True:
+            engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
+            if self._cluster().model.name != model:
+                raise ClusterCapacityError(f"model {model!r} gave way to another")
             try:
                 async with contextlib.aclosing(engine.generate(answer.to_ask())) as deltas:
                     async for delta in deltas:
@@ -162,9 +177,6 @@ class ModelHost:
             except EngineLost:
                 if not answer.engine_lost():
                     raise
-            engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
-            if self._cluster().model.name != model:
-                raise ClusterCapacityError(f"model {model!r} gave way to another")
 
     async def run(self) -> None:
         """Keep the wanted model loaded until cancelled."""

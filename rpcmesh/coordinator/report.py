@@ -11,6 +11,7 @@ from rpcmesh.coordinator.said import condition
 from rpcmesh.coordinator.state import Cluster
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus
+from rpcmesh.gateway.request_queue import Figures
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.tunnel.status import TunnelStatus
 
@@ -65,6 +66,7 @@ class StatusReport(msgspec.Struct, frozen=True):
     # The last ones, oldest first; and how many of all reached which stage after how many seconds together.
     failovers: tuple[Failover, ...] = ()
     failover_seconds: dict[str, Tally] = {}
+    requests: Figures = Figures()
 
 
 def report(
@@ -78,6 +80,7 @@ def report(
     uptime_s: float,
     reason: str | None,
     firewall: FirewallStatus,
+    requests: Figures,
     now: float = 0.0,
 ) -> StatusReport:
     """Put together what the coordinator knows. ``now`` is of the events' clock."""
@@ -91,6 +94,7 @@ def report(
         ready=reason is None,
         reason=reason,
         firewall=firewall,
+        requests=requests,
         failovers=cluster.failovers,
         failover_seconds=cluster.failover_seconds,
         model=ModelReport(

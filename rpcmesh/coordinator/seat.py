@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from rpcmesh.engine.client import Engine
 from rpcmesh.gateway.backend import ClusterCapacityError
 
 
 class Seat:
-    """At most one engine. Waiting costs no task: every change wakes all who wait."""
+    """At most one engine. Waiting costs no task: every change wakes all who wait, and calls ``on_change``."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
+        self._on_change = on_change
         self.engine: Engine | None = None
         self._refusal: str | None = None
         self._changed = asyncio.Event()
@@ -23,16 +25,17 @@ class Seat:
 
     def leave(self) -> None:
         self.engine = None
+        self._on_change()
 
     def refuse(self, reason: str) -> None:
         """There will be no engine before the cluster changes: who waits is told so."""
         self._refusal = reason
         self._wake()
 
-    async def after(self, lost: Engine, limit_s: float) -> Engine:
-        """The engine that comes after ``lost``. Raises :class:`ClusterCapacityError` when there will be none.
+    async def after(self, lost: Engine | None, limit_s: float) -> Engine:
+        """The engine that comes after ``lost``, or after none.
 
-        ``limit_s`` seconds without one count as none.
+        Raises :class:`ClusterCapacityError` when there will be none; ``limit_s`` seconds without one count as that.
         """
         try:
             async with asyncio.timeout(limit_s):
@@ -47,3 +50,4 @@ class Seat:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+        self._on_change()

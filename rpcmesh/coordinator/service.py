@@ -22,8 +22,10 @@ from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.firewall.watcher import Watcher
 from rpcmesh.gateway import tls
+from rpcmesh.gateway.admission import Limits
 from rpcmesh.gateway.app import make_app
-from rpcmesh.gateway.server import serving
+from rpcmesh.gateway.request_queue import RequestQueue
+from rpcmesh.gateway.server import SHUTDOWN_TIMEOUT_S, listening
 from rpcmesh.models import library
 from rpcmesh.native_build import Build
 from rpcmesh.serving import unix_site
@@ -40,7 +42,7 @@ LINK_WATCH_S = 0.5
 
 
 class CoordinatorService:
-    """Everything that the coordinator runs. :meth:`run` until ``stop`` is set."""
+    """Everything that the coordinator runs."""
 
     def __init__(self, mesh: OpenMesh, build: Build) -> None:
         self._mesh = mesh
@@ -58,9 +60,14 @@ class CoordinatorService:
             cluster=lambda: self._cluster,
             emit=self._emit,
             look_again=self._look_again,
+            on_seat=lambda: self._queue.look(),  # noqa: PLW0108 (the queue is made after the host, and with it)
+        )
+        engine = mesh.settings.engine
+        self._queue = RequestQueue(
+            self._host, Limits(engine.queue_max, engine.per_key_max), engine_wait_s=engine.failover_wait_s
         )
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
         settings = self._mesh.settings
         self._members.begin()
         if settings.engine.model:
@@ -69,7 +76,7 @@ class CoordinatorService:
         async with contextlib.AsyncExitStack() as sites:
             context = tls.server_tls(self._mesh.home.gateway / "cert.pem", self._mesh.home.gateway / "key.pem")
             host, port = config.parse_address(settings.coordinator.listen)
-            await sites.enter_async_context(serving(self._gateway(), context, host, port))
+            server = await sites.enter_async_context(listening(self._gateway(), context, host, port))
             admin_app = admin.make_app(self._verbs())
             await sites.enter_async_context(unix_site(admin_app, self._mesh.home.socket(admin.SOCKET_NAME)))
             log.info(
@@ -87,9 +94,24 @@ class CoordinatorService:
                     group.create_task(self._keep_gateway_certificate(context)),
                 ]
                 await stop.wait()
+                server.close()
+                await self._let_answers_end(hurry)
                 for task in tasks:
                     task.cancel()
         log.info("coordinator_stopped")
+
+    async def _let_answers_end(self, hurry: asyncio.Event) -> None:
+        """Take no request any more. Answers that have not ended when the time is up, or in a ``hurry``, are cut."""
+        limit_s = self._mesh.settings.coordinator.drain_s
+        self._queue.close()
+        log.info("coordinator_draining", answers=self._queue.figures().running, limit_s=limit_s)
+        async with asyncio.TaskGroup() as group:
+            empty, hurried = group.create_task(self._queue.empty()), group.create_task(hurry.wait())
+            await asyncio.wait({empty, hurried}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            self._queue.cut()
+            await asyncio.wait({empty}, timeout=SHUTDOWN_TIMEOUT_S)
+            empty.cancel()
+            hurried.cancel()
 
     async def status(self) -> StatusReport:
         return report(
@@ -100,7 +122,8 @@ class CoordinatorService:
             build_id=self._build.build_id,
             endpoint=f"https://{self._mesh.settings.coordinator.listen}/v1",
             uptime_s=time.monotonic() - self._started,
-            reason=self._host.not_ready_reason(),
+            reason=self._queue.not_ready_reason(),
+            requests=self._queue.figures(),
             firewall=self._watcher.status,
             now=time.monotonic(),
         )
@@ -126,6 +149,7 @@ class CoordinatorService:
         for line in said.changes(before, self._cluster):
             log.info("cluster_changed", change=line)
         self._host.wake()
+        self._queue.look()
 
     async def _run_members(self) -> None:
         # Before the tunnel is up, every node would look lost.
@@ -183,7 +207,8 @@ class CoordinatorService:
         door = join_routes(
             self._mesh.store, self._mesh.authority, self._build.build_id, time.time, self._members.joined
         )
-        return make_app(self._host, self._mesh.store, extra_routes=[*door, metrics.route(self.status)])
+        extra = [*door, metrics.route(self.status)]
+        return make_app(self._host, self._mesh.store, queue=self._queue, extra_routes=extra)
 
     def _egress(self) -> Service:
         home = self._mesh.home
@@ -201,6 +226,6 @@ class CoordinatorService:
         )
 
 
-async def run_coordinator(mesh: OpenMesh, build: Build, stop: asyncio.Event) -> None:
-    """Run the coordinator of ``mesh`` until ``stop`` is set."""
-    await CoordinatorService(mesh, build).run(stop)
+async def run_coordinator(mesh: OpenMesh, build: Build, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Run the coordinator of ``mesh`` until ``stop`` is set, and open answers have ended or ``hurry`` is set too."""
+    await CoordinatorService(mesh, build).run(stop, hurry)

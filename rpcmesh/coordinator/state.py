@@ -1,7 +1,4 @@
-"""What the coordinator knows, as events folded into a value. No I/O and no clock: times arrive inside events.
-
-``at`` in an event is in seconds, of a clock that never goes back.
-"""
+"""What the coordinator knows, as events folded into a value. No I/O and no clock: events bring times, in seconds."""
 
 from __future__ import annotations
 
@@ -57,15 +54,13 @@ class Model(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage.
-
-    ``hold_out_max_s``: how long a node that is lost again and again is held out at most.
-    """
+    """``failovers`` are the last ones, oldest first; ``failover_seconds`` counts all, by stage."""
 
     nodes: dict[str, Node] = {}
     model: Model = Model()
     failovers: tuple[Failover, ...] = ()
     failover_seconds: dict[str, Tally] = {}
+    # How long a node that is lost again and again is held out at most.
     hold_out_max_s: float = 300.0
 
 
@@ -355,7 +350,20 @@ _NOT_READY = {
 
 def not_ready_reason(cluster: Cluster) -> str | None:
     """Why no request can be answered now, as one word, or None when one can."""
-    return "cluster_capacity" if cluster.model.short else _NOT_READY.get(cluster.model.state)
+    model = cluster.model
+    if model.short or (model.state is ModelState.FAILED and model.served):
+        return "cluster_capacity"
+    return _NOT_READY.get(model.state)
+
+
+def awaited(cluster: Cluster) -> tuple[str, ...]:
+    """The model that has answered and will again, as far as is known.
+
+    One that never did may take for ever to load, and one that does not fit needs a machine that nobody knows of.
+    """
+    model = cluster.model
+    gone = model.short or model.state in (ModelState.NONE, ModelState.FAILED)
+    return (model.name,) if model.served and not gone else ()
 
 
 def _with_node(cluster: Cluster, node: Node) -> Cluster:

@@ -27,6 +27,7 @@ from rpcmesh.supervise import child
 
 # A stopped coordinator lets open answers end, a stopped node its worker.
 STOP_GRACE_S = 15.0
+DRAIN_S = 5.0
 START_LIMIT_S = 60.0
 POLL_S = 0.05
 MESH = "demo"
@@ -61,11 +62,11 @@ class LocalMesh:
     def node_home(self, name: str) -> Home:
         return Home(self.home.root / "nodes" / name)
 
-    async def found(self, engine: config.Engine) -> None:
+    async def found(self, engine: config.Engine, drain_s: float = DRAIN_S) -> None:
         """Make the mesh and start its coordinator."""
         settings = config.Config(
             mesh=config.Mesh(name=MESH),
-            coordinator=config.Coordinator(listen=self.listen),
+            coordinator=config.Coordinator(listen=self.listen, drain_s=drain_s),
             engine=engine,
             build=config.Build(backend=self.build.backend),
         )

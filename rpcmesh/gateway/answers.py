@@ -1,4 +1,4 @@
-"""The completion endpoints: admit, generate, answer whole or as events. Bodies are understood elsewhere."""
+"""The completion endpoints: admit, queue, generate, answer whole or as events. Bodies are understood elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from rpcmesh.gateway.errors import ApiError, from_backend, internal, model_not_a
 from rpcmesh.gateway.fields import Call
 from rpcmesh.gateway.health import coarse
 from rpcmesh.gateway.reply import Outcome, Reply, collect, events
+from rpcmesh.gateway.request_queue import Claim, RequestQueue
 
 log = structlog.get_logger(__name__)
 
@@ -51,16 +52,23 @@ class Answering:
 
     endpoint: Endpoint
     backend: Backend
+    queue: RequestQueue
     now: Callable[[], float]
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         trace = request[TRACE]
+        arrived_at = asyncio.get_running_loop().time()
         answer_id = self.endpoint.id_prefix + secrets.token_hex(12)
         call = self.endpoint.parse(await read_body(request), answer_id)
         self.admit(call, trace)
+        claim = Claim(
+            key=trace.key.id if trace.key else "",
+            priority=call.priority,
+            deadline=None if call.deadline_s is None else arrived_at + call.deadline_s,
+        )
         reply = self.endpoint.reply(answer_id, int(self.now()), call.model, call.include_usage, call.token_ids)
         try:
-            async with closing(self.backend.generate(call.model, call.request)) as deltas:
+            async with closing(self.queue.generate(call.model, call.request, claim)) as deltas:
                 if call.stream:
                     return await self.stream(request, deltas, reply)
                 return await self.whole(deltas, reply, trace)
@@ -75,10 +83,12 @@ class Answering:
         # First of all the key's own limits: a key learns nothing about models that it may not use.
         if trace.key is not None and not trace.key.allows(call.model):
             raise model_not_allowed(call.model)
+        # While an engine is being replaced its model is not there, but requests for it may wait in the queue.
+        awaited = self.backend.awaited()
         reason = self.backend.not_ready_reason()
-        if reason is not None:
+        if reason is not None and not awaited:
             raise not_ready(coarse(reason))
-        if all(model.name != call.model for model in self.backend.models()):
+        if call.model not in {*awaited, *(model.name for model in self.backend.models())}:
             raise model_not_found(call.model)
         trace.model = call.model
 

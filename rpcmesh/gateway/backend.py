@@ -23,6 +23,14 @@ class Backend(Protocol):
         """None when a real token came back, else one snake_case word (``loading``) that any stranger may read."""
         ...
 
+    def slots(self) -> int:
+        """How many requests decode at the same time; 0 while there is no engine."""
+        ...
+
+    def awaited(self) -> tuple[str, ...]:
+        """The models whose engine is being replaced just now: a request for one may wait for the next engine."""
+        ...
+
     def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
         """The answer, piece by piece; the last piece has a ``finish_reason`` and ``usage``.
 

@@ -57,6 +57,8 @@ def parse_completion(body: bytes, request_id: str) -> Call:
         stream=stream,
         include_usage=include_usage,
         token_ids=parsed.return_token_ids is True,
+        priority=parsed.priority or 0,
+        deadline_s=parsed.deadline_s,
     )
 
 

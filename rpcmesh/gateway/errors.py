@@ -11,8 +11,9 @@ from rpcmesh.gateway.backend import ClusterCapacityError
 RETRY_AFTER_S = 5
 INVALID = "invalid_request_error"
 SERVER = "server_error"
-# Also the word for a backend that is not ready because the model does not fit.
+# These are also words of /readyz.
 CLUSTER_CAPACITY = "cluster_capacity"
+SHUTTING_DOWN = "shutting_down"
 
 
 class ErrorFields(msgspec.Struct, frozen=True):
@@ -82,9 +83,42 @@ def model_not_found(model: str) -> ApiError:
 
 
 def not_ready(reason: str) -> ApiError:
+    if reason == CLUSTER_CAPACITY:
+        return cluster_capacity()
     message = f"no model is ready to answer ({reason}): try again in a moment"
-    code = reason if reason == CLUSTER_CAPACITY else "not_ready"
-    return ApiError(503, message, kind=SERVER, code=code, retry_after_s=RETRY_AFTER_S)
+    return ApiError(503, message, kind=SERVER, code="not_ready", retry_after_s=RETRY_AFTER_S)
+
+
+def cluster_capacity() -> ApiError:
+    message = "the machines that are left cannot run this model: send the request again when they are back"
+    return ApiError(503, message, kind=SERVER, code=CLUSTER_CAPACITY, retry_after_s=RETRY_AFTER_S)
+
+
+def queue_full(waiting_max: int, retry_after_s: int) -> ApiError:
+    message = f"the queue holds {waiting_max} requests and this API key fills it: send fewer at the same time"
+    return ApiError(429, message, kind="rate_limit_error", code="queue_full", retry_after_s=retry_after_s)
+
+
+def overloaded(retry_after_s: int = RETRY_AFTER_S) -> ApiError:
+    message = "too many requests are waiting: try again in a moment"
+    return ApiError(503, message, kind=SERVER, code="overloaded", retry_after_s=retry_after_s)
+
+
+def deadline_exceeded_waiting() -> ApiError:
+    message = "'deadline_s' passed before it was this request's turn: give it more time, or try again later"
+    return ApiError(
+        503, message, kind=SERVER, code="deadline_exceeded", param="deadline_s", retry_after_s=RETRY_AFTER_S
+    )
+
+
+def deadline_exceeded() -> ApiError:
+    message = "'deadline_s' passed before the answer was whole: give it more time, or ask for fewer tokens"
+    return ApiError(504, message, kind=SERVER, code="deadline_exceeded", param="deadline_s")
+
+
+def shutting_down() -> ApiError:
+    message = "this endpoint is being switched off: send the request again when it is back"
+    return ApiError(503, message, kind=SERVER, code=SHUTTING_DOWN, retry_after_s=RETRY_AFTER_S)
 
 
 def internal(request_id: str) -> ApiError:
@@ -104,12 +138,10 @@ def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
             message = "the engine was lost while it worked on this request: send it again"
             return ApiError(503, message, kind=SERVER, code="engine_lost", retry_after_s=RETRY_AFTER_S)
         case ClusterCapacityError():
-            message = "the machines that are left cannot run this model: send the request again when they are back"
-            return ApiError(503, message, kind=SERVER, code=CLUSTER_CAPACITY, retry_after_s=RETRY_AFTER_S)
+            return cluster_capacity()
         case EngineRequestError(code="context_length_exceeded" | "invalid_prompt" as code):
             return invalid(prompt_param, error.message, code)
         case EngineRequestError(code="overloaded"):
-            message = "too many requests are waiting: try again in a moment"
-            return ApiError(503, message, kind=SERVER, code="overloaded", retry_after_s=RETRY_AFTER_S)
+            return overloaded()
         case _:
             return None

@@ -23,6 +23,9 @@ TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1)]
+# vLLM's meaning, of which only the half that lets others go first: no key may jump the queue.
+Priority = Annotated[int, Meta(ge=0, le=100)]
+DeadlineSeconds = Annotated[float, Meta(gt=0, le=86_400)]
 Stop = StopString | Annotated[tuple[StopString, ...], Meta(max_length=4)]
 
 
@@ -51,6 +54,10 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
 
     # vLLM's: the answer's tokens beside its text
     return_token_ids: bool | None = None
+
+    # The queue's: a lower priority goes first; seconds from arrival until the answer must be whole
+    priority: Priority | None = None
+    deadline_s: DeadlineSeconds | None = None
 
     # Known, refused unless harmless. They are fields so that one decode finds them.
     n: Any = None
@@ -82,6 +89,8 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool
     include_usage: bool
     token_ids: bool = False
+    priority: int = 0
+    deadline_s: float | None = None
 
 
 # Fields that would change the answer's meaning if ignored, each with the values that ask for nothing.

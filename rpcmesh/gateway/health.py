@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
-from rpcmesh.gateway.backend import Backend
 from rpcmesh.gateway.errors import RETRY_AFTER_S
+from rpcmesh.gateway.request_queue import RequestQueue
 
 _WORD = re.compile(r"[a-z][a-z_]{0,39}", re.ASCII)
 
@@ -27,10 +27,10 @@ async def health(_request: web.Request) -> web.Response:
 class Readiness:
     """Whether a completion would be answered now."""
 
-    backend: Backend
+    queue: RequestQueue
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        reason = self.backend.not_ready_reason()
+        reason = self.queue.not_ready_reason()
         if reason is None:
             return web.json_response({"status": "ready"})
         body = {"status": "not_ready", "reason": coarse(reason)}

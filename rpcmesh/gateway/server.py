@@ -34,6 +34,23 @@ async def serving(
 
     Raises :class:`RpcmeshError` if the address cannot be bound.
     """
+    async with listening(
+        app, tls, host, port, idle_timeout_s=idle_timeout_s, shutdown_timeout_s=shutdown_timeout_s
+    ) as server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application,
+    tls: ssl.SSLContext,
+    host: str,
+    port: int,
+    *,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
+) -> AsyncIterator[asyncio.Server]:
+    """As :func:`serving`; gives the server, whose ``close`` refuses new connections while those there are go on."""
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a client that hangs up frees its slot in the engine at once
@@ -45,7 +62,7 @@ async def serving(
     try:
         server = await _listen(runner, tls, host, port)
         try:
-            yield int(server.sockets[0].getsockname()[1])
+            yield server
         finally:
             server.close()
     finally:

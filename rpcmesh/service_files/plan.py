@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rpcmesh import config
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.service_files.steps import MakeDirectory, MakeUser, Remove, Run, Step, WaitUntilFails, WriteFile, owner
 
@@ -24,8 +25,10 @@ ROLES: tuple[Role, ...] = (*HOMES, "firewall")
 
 # Below 500 macOS hides an account; Apple's own end far below.
 MACOS_IDS = range(478, 400, -1)
-# An orderly stop takes up to 20 s, and the service files allow 30.
-STOP_LIMIT_S = 40.0
+# What the service files allow for an orderly stop: it takes up to 20 s, and a coordinator lets open answers end before.
+STOP_S: dict[Role, int] = {"node": 30, "coordinator": 30 + int(config.DRAIN_MAX_S), "firewall": 30}
+# How much longer is waited for the service manager to have done it.
+STOP_SLACK_S = 10.0
 
 # The service's own walls keep it out of these: ProtectHome and PrivateTmp on Linux, modes of home directories on macOS.
 _OUT_OF_REACH: dict[Platform, tuple[str, ...]] = {
@@ -79,6 +82,7 @@ def install(platform: Platform, role: Role, executable: PurePosixPath, *, uid: i
     names = {
         "role": role,
         "executable": executable,
+        "stop_s": STOP_S[role],
         "homes": [place(platform, other).home for other in HOMES],
         **{field: getattr(at, field) for field in ("service", "user", "state", "home", "cache", "log", "log_owner")},
     }
@@ -225,7 +229,7 @@ def _macos_install(
         WriteFile(at.file, 0o644, "root:wheel", plist),
         # launchd reads a property list when it is loaded, never again; unloading goes on after bootout has returned.
         Run(("launchctl", "bootout", f"system/{at.service}"), after_change=True, only_if=_print(at)),
-        WaitUntilFails(_print(at), STOP_LIMIT_S, after_change=True),
+        WaitUntilFails(_print(at), STOP_S[role] + STOP_SLACK_S, after_change=True),
         Run(("launchctl", "enable", f"system/{at.service}"), unless=_print(at)),
         Run(("launchctl", "bootstrap", "system", str(at.file)), unless=_print(at)),
         # Last: newsyslog reads it on its next round, and nothing need be restarted for it.
@@ -237,7 +241,7 @@ def _macos_uninstall(at: Place, role: Role) -> tuple[Step, ...]:
     assert at.log is not None  # noqa: S101 (macOS has no journal)
     return (
         Run(("launchctl", "bootout", f"system/{at.service}"), only_if=_print(at)),
-        WaitUntilFails(_print(at), STOP_LIMIT_S),
+        WaitUntilFails(_print(at), STOP_S[role] + STOP_SLACK_S),
         Remove(at.file),
         Remove(_rotation(role)),
         Remove(at.log.parent, "tree"),

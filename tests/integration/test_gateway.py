@@ -56,6 +56,12 @@ class OneEngine:
     def not_ready_reason(self) -> str | None:
         return None
 
+    def slots(self) -> int:
+        return 1
+
+    def awaited(self) -> tuple[str, ...]:
+        return ()
+
     def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
         assert model == self.model.name
         return self.engine.generate(request)

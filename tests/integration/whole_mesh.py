@@ -45,22 +45,29 @@ def short_home() -> Iterator[Home]:
 
 
 @contextlib.asynccontextmanager
-async def founded(build: Build, model_file: Path, **engine: Any) -> AsyncIterator[LocalMesh]:
+async def founded(
+    build: Build, model_file: Path, drain_s: float = local_mesh.DRAIN_S, **engine: Any
+) -> AsyncIterator[LocalMesh]:
     """A coordinator that wants the model and has no node yet. ``engine`` are settings of its section."""
     settings = {"model": MODEL, "n_ctx": 512, "n_seq_max": 4, "failover_wait_s": LIMIT_S, **engine}
     with short_home() as home:
         library.add(home, model_file, MODEL)
         async with local_mesh.running(home, build) as mesh:
-            await mesh.found(config.Engine(**settings))
+            await mesh.found(config.Engine(**settings), drain_s)
             yield mesh
 
 
 @contextlib.asynccontextmanager
 async def ready(
-    build: Build, model_file: Path, nodes: int = 2, memory_limit_mib: int = 0, **engine: Any
+    build: Build,
+    model_file: Path,
+    nodes: int = 2,
+    memory_limit_mib: int = 0,
+    drain_s: float = local_mesh.DRAIN_S,
+    **engine: Any,
 ) -> AsyncIterator[LocalMesh]:
     """A mesh of ``node-1`` … that answers."""
-    async with founded(build, model_file, **{"min_workers": nodes, **engine}) as mesh:
+    async with founded(build, model_file, drain_s, **{"min_workers": nodes, **engine}) as mesh:
         for number in range(1, nodes + 1):
             await mesh.join(f"node-{number}", memory_limit_mib=memory_limit_mib)
             await mesh.run_node(f"node-{number}")
@@ -108,10 +115,12 @@ async def until_report(mesh: LocalMesh, true: Callable[[StatusReport], bool], wh
 
 
 async def until_told(pieces: list[str], count: int) -> None:
+    """Until more than ``count`` pieces of an answer have come."""
+
     async def enough() -> bool | None:
         return len(pieces) > count or None
 
-    await until(enough, f"{count} pieces of the story")
+    await until(enough, f"{count} pieces of the answer")
 
 
 def holders(report: StatusReport) -> set[str]:

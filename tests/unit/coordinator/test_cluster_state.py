@@ -444,10 +444,26 @@ def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: C
         (LOADING, "loading"),
         (READY, None),
         (Model("tiny", ModelState.FAILED, "/home/of/admin is full"), "load_failed"),
+        (Model("tiny", ModelState.FAILED, "/home/of/admin is full", served=True), "cluster_capacity"),
     ],
 )
 def test_a_stranger_learns_one_word(model: Model, word: str | None) -> None:
     assert state.not_ready_reason(cluster(model=model)) == word
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [
+        (Model(), ()),
+        (Model("tiny", ModelState.WAITING), ()),
+        (LOADING, ()),
+        (Model("tiny", ModelState.WAITING, served=True), ("tiny",)),
+        (Model("tiny", ModelState.LOADING, served=True), ("tiny",)),
+        (Model("tiny", ModelState.FAILED, served=True), ()),
+    ],
+)
+def test_requests_wait_for_a_model_that_has_answered_and_is_not_given_up(model: Model, names: tuple[str, ...]) -> None:
+    assert state.awaited(cluster(model=model)) == names
 
 
 NAMES = st.sampled_from("abc")

@@ -12,6 +12,7 @@ from rpcmesh.coordinator.report import StatusReport, report
 from rpcmesh.coordinator.state import Cluster
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.firewall.watch import FirewallStatus
+from rpcmesh.gateway.request_queue import Figures
 from rpcmesh.node.status import Device
 
 SMALL = Engine(n_batch=1, n_seq_max=1)
@@ -29,6 +30,7 @@ def of(seen: Cluster) -> StatusReport:
         uptime_s=1.0,
         reason=None,
         firewall=FirewallStatus(),
+        requests=Figures(),
     )
 
 

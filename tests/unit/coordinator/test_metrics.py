@@ -14,6 +14,7 @@ from rpcmesh.coordinator.state import (
     Cluster,
 )
 from rpcmesh.firewall.watch import FirewallStatus, State
+from rpcmesh.gateway.request_queue import REASONS, Figures
 
 DRIFT = FirewallStatus(State.DRIFT, "changed", drifts=2)
 VERIFIED = FirewallStatus(State.VERIFIED)
@@ -26,7 +27,16 @@ def reported() -> StatusReport:
         failover_seconds={"loaded": Tally(2, 3.5)},
     )
     return report(
-        cluster, None, mesh="m", version="1", build_id="b", endpoint="", uptime_s=1.0, reason=None, firewall=VERIFIED
+        cluster,
+        None,
+        mesh="m",
+        version="1",
+        build_id="b",
+        endpoint="",
+        uptime_s=1.0,
+        reason=None,
+        firewall=VERIFIED,
+        requests=Figures(running=3, waiting=2, refused={"queue_full": 4}),
     )
 
 
@@ -42,6 +52,10 @@ def test_the_figures_are_those_of_the_report() -> None:
         ("rpcmesh_node_up", "b"): 0,
         ("rpcmesh_node_drained", "a"): 0,
         ("rpcmesh_node_drained", "b"): 0,
+        ("rpcmesh_num_requests_running",): 3,
+        ("rpcmesh_num_requests_waiting",): 2,
+        **{("rpcmesh_requests_refused_total", reason): 0 for reason in REASONS},
+        ("rpcmesh_requests_refused_total", "queue_full"): 4,
         **{(f"rpcmesh_failover_seconds_{part}", stage): 0 for part in ("count", "sum") for stage in Stage},
         ("rpcmesh_failover_seconds_count", "loaded"): 2,
         ("rpcmesh_failover_seconds_sum", "loaded"): 3.5,

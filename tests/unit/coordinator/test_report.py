@@ -17,6 +17,7 @@ from rpcmesh.coordinator.state import (
 )
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus, State
+from rpcmesh.gateway.request_queue import Figures
 from rpcmesh.tunnel.status import Session, Totals, TunnelStatus
 
 PLACED = (
@@ -42,6 +43,7 @@ def reported(cluster: Cluster, seen: TunnelStatus | None = None, reason: str | N
         uptime_s=12.5,
         reason=reason,
         firewall=DRIFTED,
+        requests=Figures(running=2, waiting=1, refused={"overloaded": 3}),
     )
 
 
@@ -139,8 +141,10 @@ def test_the_document_keeps_its_field_names() -> None:
             "firewall",
             "failovers",
             "failover_seconds",
+            "requests",
         ]
     )
+    assert found["requests"] == {"running": 2, "waiting": 1, "refused": {"overloaded": 3}}
     assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement", "wanted"]
     assert list(found["model"]["placement"][0]) == ["node", "worker", "device", "layers", "output", "weight_bytes"]
     assert list(found["nodes"][0]) == ["name", "address", "state", "reason", "agent"]

@@ -11,7 +11,9 @@ import pytest
 from aiohttp import web
 from scripted_gateway import NOW, Gateway, Keys, ScriptedBackend, self_signed
 
+from rpcmesh.gateway.admission import Limits
 from rpcmesh.gateway.app import make_app
+from rpcmesh.gateway.request_queue import RequestQueue
 from rpcmesh.gateway.server import serving
 from rpcmesh.gateway.tls import server_tls
 
@@ -41,10 +43,11 @@ async def gateway(certificate: tuple[Path, Path]) -> AsyncIterator[Gateway]:
     backend, keys = ScriptedBackend(), Keys()
     secret = keys.add()
     extra = (web.get("/leaky", _leaky), web.get("/halfway", _halfway), web.post("/join", _joined))
-    app = make_app(backend, keys, extra_routes=extra, now=lambda: NOW)
+    queue = RequestQueue(backend, Limits(waiting_max=1))
+    app = make_app(backend, keys, queue=queue, extra_routes=extra, now=lambda: NOW)
     trust = ssl.create_default_context(cafile=str(certificate[0]))
     async with (
         serving(app, server_tls(*certificate), "127.0.0.1", 0) as port,
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session,
     ):
-        yield Gateway(f"https://127.0.0.1:{port}", port, session, trust, backend, keys, secret)
+        yield Gateway(f"https://127.0.0.1:{port}", port, session, trust, backend, queue, keys, secret)

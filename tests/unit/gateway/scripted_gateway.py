@@ -19,6 +19,7 @@ from cryptography.x509.oid import NameOID
 
 from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel, Usage
 from rpcmesh.gateway.keys import ApiKey, mint
+from rpcmesh.gateway.request_queue import RequestQueue
 
 NOW = 1_700_000_000.0
 PARIS = (
@@ -52,12 +53,20 @@ class ScriptedBackend:
     reason: str | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    n_slots: int = 8
+    awaits: tuple[str, ...] = ()
 
     def models(self) -> tuple[LoadedModel, ...]:
         return tuple(model_named(name) for name in self.names)
 
     def not_ready_reason(self) -> str | None:
         return self.reason
+
+    def slots(self) -> int:
+        return self.n_slots
+
+    def awaited(self) -> tuple[str, ...]:
+        return self.awaits
 
     async def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
         self.requests.append(request)
@@ -96,6 +105,7 @@ class Gateway:
     session: aiohttp.ClientSession
     trust: ssl.SSLContext
     backend: ScriptedBackend
+    queue: RequestQueue
     keys: Keys
     secret: str
 

@@ -80,6 +80,7 @@ def test_every_sampling_field_arrives(parse: Callable[..., Call]) -> None:
 NULLABLE = [
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "stream", "stream_options"),
     *("top_k", "min_p", "repeat_penalty", "ignore_eos", "n", "logprobs", "logit_bias", "response_format", "max_tokens"),
+    *("priority", "deadline_s"),
 ]
 
 
@@ -162,6 +163,8 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     *(("top_k", value) for value in (-2, 1.5, 2**31)),
     *(("seed", value) for value in ("x", 1.5, 2**63, -(2**63) - 1)),
     *(("max_tokens", value) for value in (0, -1, 1.5, 2**31, "9")),
+    *(("priority", value) for value in (-1, 101, 0.5, "low", True)),
+    *(("deadline_s", value) for value in (0, -1, 86_401, "soon", True)),
     ("stop", ""),
     ("stop", ["a", "b", "c", "d", "e"]),
     ("stop", 5),
@@ -172,6 +175,12 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     ("model", 5),
     ("model", "m" * 300),
 ]
+
+
+@pytest.mark.parametrize("parse", [chat, completion])
+def test_what_the_queue_goes_by_arrives(parse: Callable[..., Call]) -> None:
+    call = parse(priority=7, deadline_s=2)
+    assert (call.priority, call.deadline_s) == (7, 2.0)
 
 
 @pytest.mark.parametrize("parse", [chat, completion])

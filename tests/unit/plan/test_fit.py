@@ -89,16 +89,16 @@ WISHES = st.builds(Wish, st.sampled_from([256, 1024, 4096]), st.sampled_from([0,
 
 def room(facts: ModelFacts, devices: list[int], wish: Wish, n_ctx: int) -> list[int]:
     beside = facts.compute_bytes(n_ctx * wish.n_seq_max, wish.n_batch) + MARGIN_BYTES
-    return [device - beside for device in devices]
+    # Things of no size fit a device that is full.
+    return [max(0, device - beside) for device in devices]
 
 
 def holds(facts: ModelFacts, devices: list[int], wish: Wish, found: Plan) -> bool:
     """Whether each device that has something has room for it."""
     items, start = facts.items(found.n_ctx * wish.n_seq_max), 0
     for count, has in zip(found.counts, room(facts, devices, wish, found.n_ctx), strict=True):
-        if count and sum(items[start : start + count]) > has:
-            # Things of no size fit a device that is full.
-            return sum(items[start : start + count]) == 0
+        if sum(items[start : start + count]) > has:
+            return False
         start += count
     return start == len(items)
 

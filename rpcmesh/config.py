@@ -14,6 +14,7 @@ from rpcmesh.errors import RpcmeshError
 
 Backend = Literal["auto", "cpu", "metal", "cuda", "vulkan"]
 Sandbox = Literal["auto", "required", "off"]
+Rebalance = Literal["idle", "eager"]
 
 TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
@@ -71,6 +72,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_workers: int = 1
     # Tokens per sequence.
     n_ctx: int = 4096
+    # How few of them will do where memory is short: the most that fit are taken. 0: never fewer than n_ctx.
+    n_ctx_min: Annotated[int, msgspec.Meta(ge=0)] = 0
     # How many sequences decode at the same time; further requests wait their turn.
     n_seq_max: int = 8
     # How many requests wait for that at most. When it is full, the key that fills it is refused first.
@@ -82,6 +85,11 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # How long open answers and new requests wait for an engine after one was lost, before their clients are told that
     # there is none.
     failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0
+    # When a node that comes, or comes back, takes its share: "idle" once nobody asks, "eager" at once. Open answers go
+    # on in either case; with "eager" they pause while the model is loaded anew.
+    rebalance: Rebalance = "idle"
+    # How long a node that is lost again and again may be held out. 0: not at all.
+    hold_out_max_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 300.0
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

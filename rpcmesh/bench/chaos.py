@@ -103,7 +103,10 @@ async def run(
     names = [f"node-{number}" for number in range(1, wishes.nodes + 1)]
     library.add(home.ensure(), model_file, MODEL)
     async with local_mesh.running(home, build) as mesh:
-        await mesh.found(config.Engine(model=MODEL, min_workers=wishes.nodes, n_ctx=512, n_seq_max=wishes.streams))
+        # A node that is held out would not feel what befalls it.
+        await mesh.found(
+            config.Engine(model=MODEL, min_workers=wishes.nodes, n_ctx=512, n_seq_max=wishes.streams, hold_out_max_s=0)
+        )
         for name in names:
             await mesh.join(name)
             await mesh.run_node(name)

@@ -14,6 +14,7 @@ import msgspec
 import psutil
 
 from rpcmesh.coordinator import founding
+from rpcmesh.coordinator.said import DRAINED
 from rpcmesh.demo.local_mesh import LocalMesh
 from rpcmesh.node.worker import ENGINE_WORKER
 from rpcmesh.pki import identity, names
@@ -23,6 +24,7 @@ from rpcmesh.pki.authority import LEAF_LIFE
 FROZEN_S = 8.0
 # Long enough for others to have met the certificate.
 EXPIRED_S = 2.0
+DRAIN_LIMIT_S = 30.0
 
 TUNNEL = "rpcmesh-tunnel"
 
@@ -94,6 +96,23 @@ async def _revoke_node(mesh: LocalMesh, node: str) -> None:
     await mesh.admin.revoke(node)
 
 
+async def _drain_node(mesh: LocalMesh, node: str) -> None:
+    """And switch it off as soon as that is said to be safe."""
+    await mesh.admin.drain(node, force=True)
+
+    async def is_safe() -> bool | None:
+        report = await mesh.admin.status()
+        return any(each.name == node and each.state == DRAINED for each in report.nodes) or None
+
+    await mesh.until(is_safe, DRAIN_LIMIT_S, f"{node} was not drained")
+    await _kill_node(mesh, node)
+
+
+async def _resume_node(mesh: LocalMesh, node: str) -> None:
+    await _start_node(mesh, node)
+    await mesh.admin.resume(node)
+
+
 async def _join_again(mesh: LocalMesh, node: str) -> None:
     """What is left of a revoked node is of no use: it joins as a new one of the same name."""
     _signal_all(_tree(mesh, node), signal.SIGKILL)
@@ -135,6 +154,7 @@ FAULTS: dict[str, Fault] = {
     "engine killed": Fault(_kill_engine, _by_itself),
     "agent killed": Fault(_kill_agent, _start_node),
     "node killed": Fault(_kill_node, _start_node),
+    "node drained": Fault(_drain_node, _resume_node),
     "node revoked": Fault(_revoke_node, _join_again),
     "certificate expired": Fault(_expire_certificate, _renew_certificate),
     "node frozen": Fault(_freeze_node, _thaw_node),

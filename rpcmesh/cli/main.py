@@ -31,6 +31,7 @@ VERBS = (
     "doctor",
     "key",
     "model",
+    "plan",
     "chat",
     "connect",
     "firewall",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -23,32 +24,56 @@ class Refused(msgspec.Struct, frozen=True):
     hint: str | None
 
 
-def make_app(
-    status: Callable[[], Awaitable[StatusReport]],
-    revoke: Callable[[str], Awaitable[None]],
-    errors: Callable[[str, int | None, int], Awaitable[error_log.Page]],
-) -> web.Application:
-    """``revoke`` cuts a node off, ``errors`` asks it for a page of its error log.
+@dataclass(frozen=True)
+class Verbs:
+    """What the coordinator does when it is asked. All raise :class:`RpcmeshError`, for a name that is unknown for one.
 
-    Both raise :class:`RpcmeshError` for one that is not a member.
+    ``drain`` and ``load`` take whether to do it although an answer would be lost by it.
     """
 
+    status: Callable[[], Awaitable[StatusReport]]
+    revoke: Callable[[str], Awaitable[None]]
+    drain: Callable[[str, bool], None]
+    resume: Callable[[str], None]
+    load: Callable[[str, bool], None]
+    errors: Callable[[str, int | None, int], Awaitable[error_log.Page]]
+
+
+def make_app(verbs: Verbs) -> web.Application:
     async def get_status(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(await status()), content_type="application/json")
+        return _json(await verbs.status())
 
     async def post_revoke(request: web.Request) -> web.Response:
-        await revoke(request.match_info["name"])
-        return web.Response(body=b"{}", content_type="application/json")
+        await verbs.revoke(request.match_info["name"])
+        return _json({})
+
+    async def post_drain(request: web.Request) -> web.Response:
+        verbs.drain(request.match_info["name"], "force" in request.query)
+        return _json({})
+
+    async def post_resume(request: web.Request) -> web.Response:
+        verbs.resume(request.match_info["name"])
+        return _json({})
+
+    async def post_load(request: web.Request) -> web.Response:
+        verbs.load(request.match_info["name"], "force" in request.query)
+        return _json({})
 
     async def get_errors(request: web.Request) -> web.Response:
-        page = await errors(request.match_info["name"], *error_log.parse_query(request.query))
-        return web.Response(body=msgspec.json.encode(page), content_type="application/json")
+        return _json(await verbs.errors(request.match_info["name"], *error_log.parse_query(request.query)))
 
     app = web.Application(middlewares=[_errors])
     app.router.add_get("/status", get_status)
     app.router.add_post("/nodes/{name}/revoke", post_revoke)
+    app.router.add_post("/nodes/{name}/drain", post_drain)
+    app.router.add_post("/nodes/{name}/resume", post_resume)
+    app.router.add_post("/models/{name}/load", post_load)
     app.router.add_get("/nodes/{name}/errors", get_errors)
     return app
+
+
+def _json(document: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
 @web.middleware
@@ -74,6 +99,17 @@ class AdminClient:
     async def revoke(self, node: str) -> None:
         await self._call("POST", f"/nodes/{node}/revoke")
 
+    async def drain(self, node: str, *, force: bool = False) -> None:
+        """Returns at once; its state in the status is ``drained`` when it may be switched off."""
+        await self._call("POST", f"/nodes/{node}/drain{_forced(force)}")
+
+    async def resume(self, node: str) -> None:
+        await self._call("POST", f"/nodes/{node}/resume")
+
+    async def load(self, model: str, *, force: bool = False) -> None:
+        """Returns at once; the status says when the model is ready."""
+        await self._call("POST", f"/models/{model}/load{_forced(force)}")
+
     async def errors(self, node: str, after: int | None, last: int) -> error_log.Page:
         """A page of ``node``'s error log."""
         page = await self._call("GET", f"/nodes/{node}/errors?{error_log.query(after, last)}")
@@ -94,6 +130,10 @@ class AdminClient:
                 return body
         except (aiohttp.ClientConnectionError, TimeoutError) as error:
             raise NotRunningError(self._socket) from error
+
+
+def _forced(force: bool) -> str:
+    return "?force" if force else ""
 
 
 class NotRunningError(RpcmeshError):

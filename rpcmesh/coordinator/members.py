@@ -12,7 +12,7 @@ from enum import StrEnum
 
 import structlog
 
-from rpcmesh.coordinator import state
+from rpcmesh.coordinator import founding, state
 from rpcmesh.coordinator.addresses import addresses_towards, membership_of
 from rpcmesh.coordinator.agent_client import AgentClient
 from rpcmesh.coordinator.founding import OpenMesh
@@ -94,7 +94,7 @@ class Members:
     def begin(self) -> None:
         """Put every member into the state and its routes into the file, before the tunnel starts."""
         for member in self._live():
-            self._emit(state.NodeJoined(member.name, member.address))
+            self._emit(state.NodeJoined(member.name, member.address, drained=member.drained_at is not None))
         self._write_routes()
         self._write_membership()
 
@@ -108,12 +108,23 @@ class Members:
     async def revoke(self, name: str) -> None:
         """Cut ``name`` off: its live connections here at once, and at every other node as soon as the list arrives."""
         revoked = self._mesh.revoke(name, time.time())
+        # First, so that its engine ends by plan and not by losing a worker.
+        self._emit(state.NodeRevoked(name))
         self._write_routes()
         self._write_membership()
         self._reload_tunnel()
-        self._emit(state.NodeRevoked(name))
         log.info("node_revoked", node=name, crl_number=revoked.number)
         await self.poll()
+
+    def drain(self, name: str) -> None:
+        """Use ``name`` no longer for layers, also after a restart. Raises :class:`RpcmeshError` if it is no member."""
+        self._mesh.store.drain_member(name, founding.ACTOR, time.time())
+        self._emit(state.NodeDrained(name))
+
+    def resume(self, name: str) -> None:
+        """Use ``name`` again. Raises :class:`RpcmeshError` if it is no member."""
+        self._mesh.store.resume_member(name, founding.ACTOR, time.time())
+        self._emit(state.NodeResumed(name))
 
     async def errors(self, name: str, after: int | None, last: int) -> error_log.Page:
         """A page of node ``name``'s error log. Raises :class:`RpcmeshError` without such a node or answer."""
@@ -146,7 +157,8 @@ class Members:
             async with asyncio.timeout(AT_ONCE_S):
                 await self._visit(member)
         except TimeoutError:
-            self._emit(state.NodeUnreachable(member.name, f"the agent did not answer within {AT_ONCE_S} s"))
+            reason = f"the agent did not answer within {AT_ONCE_S} s"
+            self._emit(state.NodeUnreachable(member.name, reason, time.monotonic()))
 
     async def run(self, interval_s: float) -> None:
         """Poll until cancelled."""
@@ -176,7 +188,7 @@ class Members:
             for chore in due:
                 await self._do(chore, member, client)
         except PeerError as error:
-            self._emit(state.NodeUnreachable(member.name, await self._why(member, error)))
+            self._emit(state.NodeUnreachable(member.name, await self._why(member, error), time.monotonic()))
         except RpcmeshError as error:
             # Revoked while its certificate was being renewed, for one: there is nothing to renew then.
             log.warning("node_chore_failed", node=member.name, reason=error.message)
@@ -198,8 +210,8 @@ class Members:
     def _judge(self, member: Member, agent: AgentStatus) -> state.Event:
         if agent.build_id != self._build_id:
             reason = f"its build is {agent.build_id!r} and the coordinator's is {self._build_id!r}"
-            return state.NodeRefused(member.name, agent, reason)
-        return state.NodeAnswered(member.name, agent)
+            return state.NodeRefused(member.name, agent, reason, time.monotonic())
+        return state.NodeAnswered(member.name, agent, time.monotonic())
 
     async def _do(self, chore: Chore, member: Member, client: AgentClient) -> None:
         log.info("node_chore", node=member.name, chore=chore.value)

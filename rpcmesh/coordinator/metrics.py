@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from rpcmesh.coordinator.failover import Stage, Tally
 from rpcmesh.coordinator.report import StatusReport
+from rpcmesh.coordinator.said import DRAINED, DRAINING
 from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.gateway.request_queue import REASONS, Figures
 
@@ -42,9 +43,14 @@ class _Figures:
         report = self._report
         yield GaugeMetricFamily("rpcmesh_ready", "1 when a request would be answered now.", value=report.ready)
         up = GaugeMetricFamily("rpcmesh_node_up", "1 when the node answers and its worker is ready.", labels=["node"])
+        drained = GaugeMetricFamily(
+            "rpcmesh_node_drained", "1 when an admin keeps layers off the node; it is not up then.", labels=["node"]
+        )
         for node in report.nodes:
             up.add_metric([node.name], node.state == "up")
+            drained.add_metric([node.name], node.state in {DRAINING, DRAINED})
         yield up
+        yield drained
         yield from _requests(report.requests)
         yield _failovers(report.failover_seconds)
         yield from _firewalls({COORDINATOR: report.firewall} | _of_nodes(report))

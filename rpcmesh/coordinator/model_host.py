@@ -1,7 +1,7 @@
 """Owns the engine process: starts it on the workers that are ready, serves requests from it, starts it again when lost.
 
-What to do next is decided by :func:`next_move`; the class only carries it out. An answer that is open when an engine is
-lost goes on with the next one.
+What to do next is decided in :mod:`rpcmesh.coordinator.moves`; the class only carries it out. An answer that is open
+when an engine ends goes on with the next one.
 """
 
 from __future__ import annotations
@@ -18,71 +18,27 @@ import msgspec
 import structlog
 
 from rpcmesh import config
-from rpcmesh.coordinator import state
+from rpcmesh.coordinator import moves, state
 from rpcmesh.coordinator.failover import Failover, Stage
+from rpcmesh.coordinator.moves import Ended, Load, Wait
+from rpcmesh.coordinator.needs import Needs
 from rpcmesh.coordinator.open_answer import OpenAnswer
 from rpcmesh.coordinator.seat import Seat
 from rpcmesh.coordinator.standby import Standby
-from rpcmesh.engine.client import Engine, EngineLost, EngineRequestError
+from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineRequestError
 from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
 from rpcmesh.errors import RpcmeshError
+from rpcmesh.gateway.backend import ClusterCapacityError
+from rpcmesh.plan.facts import ModelFacts
 from rpcmesh.supervise import restart
 
 log = structlog.get_logger(__name__)
 
-
-# A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
-SPREAD_AFTER_S = 5.0
 SPREAD_CHECK_S = 1.0
 STANDBY_AFTER_S = 2.0
 # A worker that ended is ready again within a second, and worth the wait: with it the model fits as before.
 RESTART_GRACE_S = 1.5
 RESTART_POLL_S = 0.05
-
-
-class Load(msgspec.Struct, frozen=True):
-    """Start an engine with these ``(node, worker)`` pairs."""
-
-    workers: tuple[tuple[str, str], ...]
-
-
-class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do until the cluster changes."""
-
-    reason: str
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """Why an engine serves no longer.
-
-    Towards giving up counts only the end of one that gave nobody a token: ``planned`` ends are ours, and one that
-    ``served`` was well until a machine of its left it.
-    """
-
-    reason: str
-    planned: bool = False
-    served: bool = False
-
-
-def next_move(cluster: state.Cluster, min_workers: int, use_local_device: bool = False) -> Load | Wait:
-    """Whether to load the wanted model now, and on which workers.
-
-    A model that has served goes on with what is left of the cluster, be it less than ``min_workers``.
-    """
-    if cluster.model.state is not state.ModelState.WAITING:
-        return Wait("no model is waiting")
-    if not state.settled(cluster):
-        return Wait("some nodes have not been heard of yet")
-    workers = state.workers_in(cluster)
-    least = 1 if cluster.model.served else min_workers
-    if len(workers) < least and not use_local_device:
-        return Wait(f"{len(workers)} of at least {least} workers are ready")
-    return Load(workers)
-
-
-def may_spread(*, spare_s: float, idle_s: float) -> bool:
-    """Whether to load again over more workers: one has been there unused, and nobody has asked, for long enough."""
-    return min(spare_s, idle_s) >= SPREAD_AFTER_S
 
 
 class ModelHost:
@@ -109,6 +65,7 @@ class ModelHost:
         self._cluster = cluster
         self._emit = emit
         self._look_again = look_again
+        self._needs = Needs()
         self._seat = Seat(on_seat)
         self._standby = Standby(
             lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
@@ -144,6 +101,41 @@ class ModelHost:
     def awaited(self) -> tuple[str, ...]:
         return () if self._seat.engine else state.awaited(self._cluster())
 
+    def load(self, name: str, force: bool) -> None:
+        """Load model ``name`` over all ready workers now. Open answers of the same model go on with it.
+
+        Raises :class:`RpcmeshError` for a model that is unknown, and without ``force`` for another one while answers
+        are open: they would be lost.
+        """
+        self._model_path(name)
+        present = self._cluster().model.name
+        if self._answering and name != present and not force:
+            raise RpcmeshError(
+                f"{self._answering} answers of model {present!r} are open and would end",
+                hint=f"later, or: rpcmesh model load {name} --force",
+            )
+        if name == present and not force and (objection := self._objection()) is not None:
+            raise RpcmeshError(f"model {name!r} could not be loaded again now: {objection}", hint="rpcmesh status")
+        self._emit(state.ModelWanted(name))
+
+    def require_without(self, node: str) -> None:
+        """Raises :class:`RpcmeshError` when what is served now could not be served without ``node``."""
+        if (objection := self._objection(without=node)) is not None:
+            raise RpcmeshError(
+                f"without node {node!r} the model has no place: {objection}",
+                hint=f"rpcmesh node drain {node} --force ends what is being answered",
+            )
+
+    def _objection(self, without: str | None = None) -> str | None:
+        return moves.objection(
+            self._cluster(),
+            self._settings.engine,
+            time.monotonic(),
+            self._needs.latest,
+            without=without,
+            use_local_device=self._settings.coordinator.use_local_device,
+        )
+
     def generate(self, model: str, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
         """Deltas of one answer, whichever engines they come from.
 
@@ -152,7 +144,7 @@ class ModelHost:
         """
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._counted(self._answer(OpenAnswer(request, secrets.randbits(32))))
+        return self._counted(self._answer(model, OpenAnswer(request, secrets.randbits(32))))
 
     async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1
@@ -164,10 +156,12 @@ class ModelHost:
             self._answering -= 1
             self._idle_since = time.monotonic()
 
-    async def _answer(self, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
+    async def _answer(self, model: str, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
         engine: Engine | None = None
         while True:
             engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
+            if self._cluster().model.name != model:
+                raise ClusterCapacityError(f"model {model!r} gave way to another")
             try:
                 async with contextlib.aclosing(engine.generate(answer.to_ask())) as deltas:
                     async for delta in deltas:
@@ -176,6 +170,10 @@ class ModelHost:
                         self._reached(Stage.RESUMED)
                         yield delta
                 return
+            except EngineRequestError as error:
+                if answer.moved and error.code == "context_length_exceeded":
+                    raise ClusterCapacityError(error.message) from error
+                raise
             except EngineLost:
                 if not answer.engine_lost():
                     raise
@@ -191,10 +189,16 @@ class ModelHost:
         exits: list[float] = []
         while True:
             self._changed.clear()
-            move = next_move(
-                self._cluster(), self._settings.engine.min_workers, self._settings.coordinator.use_local_device
+            needs = await self._needs_of_waiting()
+            move = moves.next_move(
+                self._cluster(),
+                self._settings.engine,
+                time.monotonic(),
+                needs,
+                use_local_device=self._settings.coordinator.use_local_device,
             )
             if isinstance(move, Wait):
+                self._say_if_short(move)
                 await self._changed.wait()
                 continue
             try:
@@ -202,6 +206,7 @@ class ModelHost:
                 self._emit(state.ModelLost(ended.reason))
                 if ended.planned:
                     log.info("engine_replaced", reason=ended.reason)
+                    self._reached(Stage.PLANNED)
                     continue
                 log.warning("engine_lost", reason=ended.reason)
                 exits = [] if ended.served else [*exits, time.monotonic()]
@@ -209,9 +214,33 @@ class ModelHost:
                 await self._survey()
                 self._reached(Stage.PLANNED)
             except RpcmeshError as refused:
-                # The engine refused the load, or the model's file has gone: trying the same again would not help.
-                log.error("model_failed", reason=refused.message)
-                self._give_up(refused.message)
+                self._refused(move, refused)
+
+    async def _needs_of_waiting(self) -> ModelFacts | None:
+        model = self._cluster().model
+        if model.state is not state.ModelState.WAITING:
+            return None
+        try:
+            path = self._model_path(model.name)
+        except RpcmeshError:  # the load will say so
+            return None
+        return await self._needs.of(path)
+
+    def _say_if_short(self, wait: Wait) -> None:
+        model = self._cluster().model
+        if (wait.short or model.short) and (wait.reason, wait.short) != (model.reason, model.short):
+            if not model.short:
+                log.error("model_does_not_fit", reason=wait.reason)
+            self._emit(state.ModelWaits(wait.reason, wait.short))
+
+    def _refused(self, move: Load, error: RpcmeshError) -> None:
+        if isinstance(error, EngineLoadError) and error.memory:
+            log.warning("model_got_no_memory", reason=error.message, n_ctx=move.placed.n_ctx)
+            self._emit(state.ModelRefused(move.placed.n_ctx, error.message))
+            return
+        # The engine refused the load, or the model's file has gone: trying the same again would not help.
+        log.error("model_failed", reason=error.message)
+        self._give_up(error.message)
 
     async def _survey(self) -> None:
         """What the last poll saw is older than the loss. A worker that is just restarted is waited for, shortly.
@@ -227,11 +256,11 @@ class ModelHost:
     async def _serve_once(self, move: Load) -> Ended:
         """Load and serve until the engine ends or the cluster says that it is of no use."""
         wanted = self._cluster().model.name
-        self._emit(state.ModelLoading(0.0))
+        self._emit(state.ModelLoading(0.0, move.workers))
         try:
             async with await self._standby.take() as engine:
                 self._reached(Stage.STARTED)
-                loaded = await engine.load(self._spec(wanted, move), lambda done: self._emit(state.ModelLoading(done)))
+                loaded = await self._load(engine, wanted, move)
                 self._emit(state.ModelLoaded(loaded))
                 self._reached(Stage.LOADED)
                 seated_at = time.monotonic()
@@ -242,18 +271,41 @@ class ModelHost:
                 finally:
                     self._seat.leave()
                 self._begin_failover(ended)
-                if not ended.planned:
-                    # It may be waiting for a machine that is gone, and open answers wait for its end.
-                    engine.kill()
+                # It may be waiting for a machine that is gone, and open answers wait for its end.
+                engine.kill()
                 return msgspec.structs.replace(ended, served=self._last_token_at > seated_at)
         except EngineLost as lost:
-            return Ended(lost.message)
+            moved = moves.must_move(self._cluster())
+            return Ended(moved or lost.message, planned=moved is not None)
+
+    async def _load(self, engine: Engine, wanted: str, move: Load) -> LoadedModel:
+        """Load, unless a node is drained or revoked meanwhile or another model is wanted: then the engine is lost."""
+        spec = self._spec(wanted, move)
+        failure: RpcmeshError | None = None
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(self._kill_if_moved(engine))
+            try:
+                return await engine.load(spec, lambda done: self._emit(state.ModelLoading(done, move.workers)))
+            except (EngineLoadError, EngineLost) as error:  # raised below: a group would wrap it
+                failure = error
+            finally:
+                watching.cancel()
+        assert failure is not None  # noqa: S101 (nothing else leaves the block)
+        raise failure
+
+    async def _kill_if_moved(self, engine: Engine) -> None:
+        while moves.must_move(self._cluster()) is None:
+            self._changed.clear()
+            await self._changed.wait()
+        engine.kill()
 
     def _begin_failover(self, ended: Ended) -> None:
+        """Of a planned end only open answers feel anything."""
         now = time.monotonic()
         self._lost_at = now
         silence_s = now - self._last_token_at if self._answering else 0.0
-        self._failover = None if ended.planned else Failover(time.time(), ended.reason, self._answering, silence_s)
+        felt = self._answering or not ended.planned
+        self._failover = Failover(time.time(), ended.reason, self._answering, silence_s) if felt else None
 
     def _reached(self, stage: Stage) -> None:
         """Note a step of the failover that is under way, if one is. A load that failed as well repeats steps."""
@@ -276,26 +328,31 @@ class ModelHost:
     async def _until_over(self, engine: Engine) -> Ended:
         self._idle_since = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            ending = group.create_task(engine.lost())
+            lost = group.create_task(engine.lost())
             preparing = group.create_task(self._standby.prepare(STANDBY_AFTER_S))
-            while self._cluster().model.state is state.ModelState.READY:
+            while True:
                 self._changed.clear()
-                changing = group.create_task(self._changed.wait())
-                await asyncio.wait({ending, changing}, timeout=SPREAD_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
-                changing.cancel()
-                if ending.done():
-                    preparing.cancel()
-                    return Ended(ending.result().message)
                 now = time.monotonic()
-                spare_since = spare_since if state.spare_workers(self._cluster()) else now
-                idle_s = 0.0 if self._answering else now - self._idle_since
-                if may_spread(spare_s=now - spare_since, idle_s=idle_s):
-                    ending.cancel()
-                    preparing.cancel()
-                    return Ended("another worker is ready", planned=True)
-            ending.cancel()
+                spare_since = spare_since if state.spare_workers(self._cluster(), now) else now
+                ended = moves.ending(
+                    self._cluster(),
+                    self._settings.engine.rebalance,
+                    now,
+                    lost=lost.result().message if lost.done() else None,
+                    spare_s=now - spare_since,
+                    idle_s=0.0 if self._answering else now - self._idle_since,
+                )
+                if ended is not None:
+                    break
+                changing = group.create_task(self._changed.wait())
+                await asyncio.wait({lost, changing}, timeout=SPREAD_CHECK_S, return_when=asyncio.FIRST_COMPLETED)
+                changing.cancel()
+            lost.cancel()
             preparing.cancel()
-        return Ended(self._cluster().model.reason)
+        if ended.planned and engine.alive:
+            # It answers on until the next one is up.
+            await self._standby.prepare(0.0)
+        return ended
 
     def _spec(self, wanted: str, move: Load) -> LoadSpec:
         engine = self._settings.engine
@@ -303,10 +360,10 @@ class ModelHost:
             model_name=wanted,
             model_path=str(self._model_path(wanted)),
             devices=tuple(
-                DeviceSpec(endpoint=f"{self._socket_of(node, worker)}:1", node=node, worker=worker)
-                for node, worker in move.workers
+                DeviceSpec(f"{self._socket_of(node, worker)}:1", node, worker, layers)
+                for (node, worker), layers in zip(move.workers, move.placed.layers, strict=True)
             ),
-            n_ctx=engine.n_ctx,
+            n_ctx=move.placed.n_ctx,
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
             n_threads=engine.n_threads,

@@ -20,11 +20,17 @@ class OpenAnswer:
         self._request = msgspec.structs.replace(request, sampling=sampling)
         self._sent = list(request.resume_token_ids)
         self._fruitless = 0
+        self._moved = False
 
     @property
     def n_sent(self) -> int:
         """Tokens that an engine has delivered. They are never changed, and never asked for again."""
         return len(self._sent)
+
+    @property
+    def moved(self) -> bool:
+        """Whether an engine has ended under it."""
+        return self._moved
 
     def to_ask(self) -> GenerateRequest:
         """The same question to any engine: it goes on behind what was sent."""
@@ -37,4 +43,5 @@ class OpenAnswer:
     def engine_lost(self) -> bool:
         """Note that the engine ended under this answer. False when it has done so too often without one new token."""
         self._fruitless += 1
+        self._moved = True
         return self._fruitless < FRUITLESS_ENGINES_MAX

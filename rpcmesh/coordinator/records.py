@@ -22,7 +22,7 @@ class Mesh(msgspec.Struct, frozen=True):
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A node that was admitted. ``address`` is HOST:PORT of its tunnel."""
+    """A node that was admitted. ``address`` is HOST:PORT of its tunnel; ``drained_at`` is None unless it is drained."""
 
     name: str
     address: str
@@ -30,6 +30,7 @@ class Member(msgspec.Struct, frozen=True):
     os: str
     joined_at: float
     state: MemberState = MemberState.JOINED
+    drained_at: float | None = None
 
 
 class IssuedCertificate(msgspec.Struct, frozen=True):
@@ -51,6 +52,8 @@ class Action(StrEnum):
     JOIN_REFUSED = "join_refused"
     NODE_JOINED = "node_joined"
     NODE_REVOKED = "node_revoked"
+    NODE_DRAINED = "node_drained"
+    NODE_RESUMED = "node_resumed"
     CERTIFICATE_ISSUED = "certificate_issued"
     CERTIFICATE_RENEWED = "certificate_renewed"
     KEY_CREATED = "key_created"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from rpcmesh.coordinator import hold_down
 from rpcmesh.coordinator.failover import Failover, Tally
+from rpcmesh.coordinator.nodes import Node
+from rpcmesh.coordinator.said import condition
 from rpcmesh.coordinator.state import Cluster
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus
@@ -20,9 +23,13 @@ class ModelReport(msgspec.Struct, frozen=True):
     progress: float
     n_ctx: int
     placement: tuple[DeviceLayers, ...]
+    # The model that is about to be loaded in its place, which may be itself.
+    wanted: str | None = None
 
 
 class NodeReport(msgspec.Struct, frozen=True):
+    """``state``: ``unseen``, ``up``, ``down``, ``draining``, ``drained`` or ``revoked``."""
+
     name: str
     address: str
     state: str
@@ -74,8 +81,9 @@ def report(
     reason: str | None,
     firewall: FirewallStatus,
     requests: Figures,
+    now: float = 0.0,
 ) -> StatusReport:
-    """Put together what the coordinator knows now."""
+    """Put together what the coordinator knows. ``now`` is of the events' clock."""
     model = cluster.model
     return StatusReport(
         mesh=mesh,
@@ -96,13 +104,9 @@ def report(
             progress=model.progress,
             n_ctx=model.loaded.n_ctx if model.loaded else 0,
             placement=model.loaded.placement if model.loaded else (),
+            wanted=model.wanted,
         ),
-        nodes=tuple(
-            NodeReport(
-                name=node.name, address=node.address, state=node.state.value, reason=node.reason, agent=node.agent
-            )
-            for _, node in sorted(cluster.nodes.items())
-        ),
+        nodes=tuple(_of_node(cluster, node, now) for _, node in sorted(cluster.nodes.items())),
         links=tuple(
             LinkReport(
                 route=session.route,
@@ -115,3 +119,9 @@ def report(
             for session in (tunnel.sessions if tunnel else ())
         ),
     )
+
+
+def _of_node(cluster: Cluster, node: Node, now: float) -> NodeReport:
+    word, reason = condition(cluster, node)
+    reason = reason or hold_down.said(node.losses, now, cluster.hold_out_max_s)
+    return NodeReport(name=node.name, address=node.address, state=word, reason=reason, agent=node.agent)

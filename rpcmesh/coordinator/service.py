@@ -13,7 +13,7 @@ from aiohttp import web
 
 import rpcmesh
 from rpcmesh import config
-from rpcmesh.coordinator import admin, members, metrics, state
+from rpcmesh.coordinator import admin, members, metrics, said, state
 from rpcmesh.coordinator.founding import OpenMesh
 from rpcmesh.coordinator.join import join_routes
 from rpcmesh.coordinator.members import TUNNEL_STATUS, Members
@@ -49,7 +49,7 @@ class CoordinatorService:
         self._build = build
         self._started = time.monotonic()
         self._watcher = Watcher(mesh.home.root)
-        self._cluster = state.Cluster()
+        self._cluster = state.Cluster(hold_out_max_s=mesh.settings.engine.hold_out_max_s)
         self._tunnel = Supervisor(self._egress())
         self._members = Members(mesh, build_id=build.build_id, emit=self._emit, reload_tunnel=self._tunnel.reload)
         self._host = ModelHost(
@@ -77,7 +77,7 @@ class CoordinatorService:
             context = tls.server_tls(self._mesh.home.gateway / "cert.pem", self._mesh.home.gateway / "key.pem")
             host, port = config.parse_address(settings.coordinator.listen)
             server = await sites.enter_async_context(listening(self._gateway(), context, host, port))
-            admin_app = admin.make_app(self.status, self._members.revoke, self._members.errors)
+            admin_app = admin.make_app(self._verbs())
             await sites.enter_async_context(unix_site(admin_app, self._mesh.home.socket(admin.SOCKET_NAME)))
             log.info(
                 "coordinator_serving",
@@ -125,12 +125,28 @@ class CoordinatorService:
             reason=self._queue.not_ready_reason(),
             requests=self._queue.figures(),
             firewall=self._watcher.status,
+            now=time.monotonic(),
         )
+
+    def _verbs(self) -> admin.Verbs:
+        return admin.Verbs(
+            status=self.status,
+            revoke=self._members.revoke,
+            drain=self._drain,
+            resume=self._members.resume,
+            load=self._host.load,
+            errors=self._members.errors,
+        )
+
+    def _drain(self, name: str, force: bool) -> None:
+        if not force:
+            self._host.require_without(name)
+        self._members.drain(name)
 
     def _emit(self, event: state.Event) -> None:
         before = self._cluster
         self._cluster = state.apply(before, event)
-        for line in state.changes(before, self._cluster):
+        for line in said.changes(before, self._cluster):
             log.info("cluster_changed", change=line)
         self._host.wake()
         self._queue.look()

@@ -1,4 +1,4 @@
-"""What the coordinator knows, as events folded into a value. No I/O and no clock: times arrive inside events."""
+"""What the coordinator knows, as events folded into a value. No I/O and no clock: events bring times, in seconds."""
 
 from __future__ import annotations
 
@@ -9,23 +9,15 @@ from typing import Any
 import msgspec
 
 from rpcmesh.coordinator.failover import Failover, Tally
+from rpcmesh.coordinator.hold_down import add, left_s
+from rpcmesh.coordinator.nodes import Node, NodeState, lost_between
 from rpcmesh.engine.messages import LoadedModel
-from rpcmesh.firewall.watch import State
 from rpcmesh.node.status import AgentStatus
 from rpcmesh.node.worker import GUEST_WORKER
 
 FAILOVERS_KEPT = 8
 # What a supervisor says of a worker that will be ready again.
 RESTARTING = ("starting", "backoff")
-
-
-class NodeState(StrEnum):
-    """A node is ``up`` while its agent answers through the tunnel and its worker is ready."""
-
-    UNSEEN = "unseen"
-    UP = "up"
-    DOWN = "down"
-    REVOKED = "revoked"
 
 
 class ModelState(StrEnum):
@@ -38,23 +30,16 @@ class ModelState(StrEnum):
     FAILED = "failed"
 
 
-class Node(msgspec.Struct, frozen=True):
-    name: str
-    address: str
-    state: NodeState = NodeState.UNSEEN
-    reason: str = ""
-    agent: AgentStatus | None = None
-
-    @property
-    def ready_workers(self) -> tuple[str, ...]:
-        if self.state is not NodeState.UP or self.agent is None:
-            return ()
-        ready = (worker.name for worker in self.agent.workers if worker.state == "ready")
-        return tuple(name for name in ready if name != GUEST_WORKER)
+Workers = tuple[tuple[str, str], ...]
 
 
 class Model(msgspec.Struct, frozen=True):
-    """``served``: it was ready once since it was wanted. Then it goes on with whatever is left of the cluster."""
+    """``served``: it was ready once since it was wanted. Then it goes on with whatever is left of the cluster.
+
+    ``workers`` are those, as ``(node, worker)``, that an engine loads it on or serves it from: theirs until that engine
+    has ended. ``wanted`` is the model to load in its place, which may be itself. ``short``: it waits because it does
+    not fit the workers there are. With a context of ``refused_n_ctx`` tokens a load did not get its memory.
+    """
 
     name: str = ""
     state: ModelState = ModelState.NONE
@@ -62,6 +47,10 @@ class Model(msgspec.Struct, frozen=True):
     progress: float = 0.0
     loaded: LoadedModel | None = None
     served: bool = False
+    workers: Workers = ()
+    wanted: str | None = None
+    short: bool = False
+    refused_n_ctx: int | None = None
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -71,21 +60,26 @@ class Cluster(msgspec.Struct, frozen=True):
     model: Model = Model()
     failovers: tuple[Failover, ...] = ()
     failover_seconds: dict[str, Tally] = {}
+    # How long a node that is lost again and again is held out at most.
+    hold_out_max_s: float = 300.0
 
 
 class NodeJoined(msgspec.Struct, frozen=True):
     name: str
     address: str
+    drained: bool = False
 
 
 class NodeAnswered(msgspec.Struct, frozen=True):
     name: str
     agent: AgentStatus
+    at: float = 0.0
 
 
 class NodeUnreachable(msgspec.Struct, frozen=True):
     name: str
     reason: str
+    at: float = 0.0
 
 
 class NodeRefused(msgspec.Struct, frozen=True):
@@ -94,18 +88,34 @@ class NodeRefused(msgspec.Struct, frozen=True):
     name: str
     agent: AgentStatus
     reason: str
+    at: float = 0.0
 
 
 class NodeRevoked(msgspec.Struct, frozen=True):
     name: str
 
 
+class NodeDrained(msgspec.Struct, frozen=True):
+    """No layers for it from now on; those that it holds have to move."""
+
+    name: str
+
+
+class NodeResumed(msgspec.Struct, frozen=True):
+    name: str
+
+
 class ModelWanted(msgspec.Struct, frozen=True):
+    """Load it: now if there is no engine, else in place of what the engine holds, be it the same."""
+
     name: str
 
 
 class ModelLoading(msgspec.Struct, frozen=True):
+    """An engine loads the model on ``workers``."""
+
     progress: float
+    workers: Workers = ()
 
 
 class ModelLoaded(msgspec.Struct, frozen=True):
@@ -115,6 +125,20 @@ class ModelLoaded(msgspec.Struct, frozen=True):
 class ModelFailed(msgspec.Struct, frozen=True):
     """A load that cannot succeed as things are. It is tried again when another worker comes up."""
 
+    reason: str
+
+
+class ModelWaits(msgspec.Struct, frozen=True):
+    """Why the model waits on. ``short``: it does not fit what is there."""
+
+    reason: str
+    short: bool
+
+
+class ModelRefused(msgspec.Struct, frozen=True):
+    """A load with a context of ``n_ctx`` tokens a sequence did not get its memory."""
+
+    n_ctx: int
     reason: str
 
 
@@ -138,49 +162,79 @@ class FailoverSeen(msgspec.Struct, frozen=True):
     failover: Failover
 
 
-Event = (
-    NodeJoined
-    | NodeAnswered
-    | NodeUnreachable
-    | NodeRefused
-    | NodeRevoked
-    | ModelWanted
+NodeEvent = NodeJoined | NodeAnswered | NodeUnreachable | NodeRefused | NodeRevoked | NodeDrained | NodeResumed
+ModelEvent = (
+    ModelWanted
     | ModelLoading
     | ModelLoaded
     | ModelFailed
+    | ModelWaits
+    | ModelRefused
     | ModelLost
     | LinksSeen
     | FailoverSeen
 )
+Event = NodeEvent | ModelEvent
 
 
 def apply(cluster: Cluster, event: Event) -> Cluster:
     """Fold one event into the state."""
+    return _of_node(cluster, event) if isinstance(event, NodeEvent) else _of_model(cluster, event)
+
+
+def _of_node(cluster: Cluster, event: NodeEvent) -> Cluster:
     match event:
-        case NodeJoined(name, address):
-            return _with_node(cluster, Node(name=name, address=address))
-        case NodeAnswered(name, agent):
-            return _try_again(cluster, _update(cluster, name, state=NodeState.UP, reason="", agent=agent))
-        case NodeUnreachable(name, reason):
-            return _update(cluster, name, state=NodeState.DOWN, reason=reason)
-        case NodeRefused(name, agent, reason):
-            return _update(cluster, name, state=NodeState.DOWN, reason=reason, agent=agent)
+        case NodeJoined(name, address, drained):
+            return _with_node(cluster, Node(name=name, address=address, drained=drained))
+        case NodeAnswered(name, agent, at):
+            return _try_again(cluster, _see(cluster, name, at, state=NodeState.UP, reason="", agent=agent))
+        case NodeUnreachable(name, reason, at):
+            return _see(cluster, name, at, state=NodeState.DOWN, reason=reason)
+        case NodeRefused(name, agent, reason, at):
+            return _see(cluster, name, at, state=NodeState.DOWN, reason=reason, agent=agent)
         case NodeRevoked(name):
             return _update(cluster, name, state=NodeState.REVOKED, reason="revoked", agent=None)
+        case NodeDrained(name):
+            return _update(cluster, name, drained=True)
+        case NodeResumed(name):
+            return _try_again(cluster, _update(cluster, name, drained=False))
+
+
+def _of_model(cluster: Cluster, event: ModelEvent) -> Cluster:
+    match event:
         case ModelWanted(name):
-            return _with_model(cluster, Model(name=name, state=ModelState.WAITING))
-        case ModelLoading(progress):
-            return _model_is(cluster, ModelState.LOADING, progress=progress)
+            return _want(cluster, name)
+        case ModelLoading(progress, workers):
+            return _model_is(cluster, ModelState.LOADING, progress=progress, workers=workers)
         case ModelLoaded(loaded):
-            return _model_is(cluster, ModelState.READY, progress=1.0, loaded=loaded, served=True)
+            held = cluster.model.workers
+            return _model_is(cluster, ModelState.READY, progress=1.0, loaded=loaded, served=True, workers=held)
         case ModelFailed(reason):
-            return _model_is(cluster, ModelState.FAILED, reason=reason)
+            return _engine_ended(cluster, ModelState.FAILED, reason)
+        case ModelWaits(reason, short):
+            return _model_is(cluster, ModelState.WAITING, reason=reason, short=short)
+        case ModelRefused(n_ctx, reason):
+            refused = _model_is(cluster, cluster.model.state, refused_n_ctx=n_ctx)
+            return _engine_ended(refused, ModelState.WAITING, reason)
         case ModelLost(reason):
-            return _model_is(cluster, ModelState.WAITING, reason=reason)
+            return _engine_ended(cluster, ModelState.WAITING, reason)
         case LinksSeen():
             return _without_engine_if_cut(cluster, event)
         case FailoverSeen(failover):
             return _with_failover(cluster, failover)
+
+
+def _want(cluster: Cluster, name: str) -> Cluster:
+    """An engine that is there decides when it makes room; until then its model is ready or loading as before."""
+    model = cluster.model
+    if model.workers or model.state in {ModelState.LOADING, ModelState.READY}:
+        return _with_model(cluster, msgspec.structs.replace(model, wanted=name))
+    return _with_model(cluster, Model(name, ModelState.WAITING, served=model.served and model.name == name))
+
+
+def _engine_ended(cluster: Cluster, now: ModelState, reason: str) -> Cluster:
+    after = _model_is(cluster, now, reason=reason, wanted=None)
+    return after if (wanted := cluster.model.wanted) is None else _want(after, wanted)
 
 
 def _with_failover(cluster: Cluster, failover: Failover) -> Cluster:
@@ -212,30 +266,44 @@ def _without_engine_if_cut(cluster: Cluster, seen: LinksSeen) -> Cluster:
                 cluster,
                 ModelState.WAITING,
                 reason=f"the connection to worker {part.worker} of {part.node} has ended",
+                workers=model.workers,
             )
         node = cluster.nodes.get(part.node)
         if route in seen.silent and node is not None and node.state is NodeState.DOWN:
-            return _model_is(cluster, ModelState.WAITING, reason=f"nothing is heard of {part.node}: {node.reason}")
+            said = f"nothing is heard of {part.node}: {node.reason}"
+            return _model_is(cluster, ModelState.WAITING, reason=said, workers=model.workers)
     return cluster
 
 
 def _try_again(before: Cluster, after: Cluster) -> Cluster:
-    """A load that failed waits again once there is a worker that was not there when it failed."""
-    if after.model.state is ModelState.FAILED and not set(workers_in(after)) <= set(workers_in(before)):
-        return _model_is(after, ModelState.WAITING, reason=after.model.reason)
-    return after
+    """What could not be loaded may well be, once there is a worker that was not there before."""
+    if set(workers_in(after)) <= set(workers_in(before)):
+        return after
+    model = msgspec.structs.replace(after.model, refused_n_ctx=None)
+    if model.state is ModelState.FAILED:
+        model = msgspec.structs.replace(model, state=ModelState.WAITING)
+    return _with_model(after, model)
 
 
-def workers_in(cluster: Cluster) -> tuple[tuple[str, str], ...]:
+def workers_in(cluster: Cluster) -> Workers:
     """``(node, worker)`` of every worker that could take layers now, in a stable order."""
     return tuple((name, worker) for name in sorted(cluster.nodes) for worker in cluster.nodes[name].ready_workers)
 
 
-def spare_workers(cluster: Cluster) -> frozenset[tuple[str, str]]:
-    """Workers that could take layers and hold none of the loaded model."""
-    loaded = cluster.model.loaded
-    held = {(part.node, part.worker) for part in loaded.placement} if loaded else set()
-    return frozenset(pair for pair in workers_in(cluster) if pair not in held)
+def steady_workers(cluster: Cluster, now: float) -> Workers:
+    """Those of :func:`workers_in` whose node is not held out for having been lost too often."""
+    max_s = cluster.hold_out_max_s
+    return tuple(pair for pair in workers_in(cluster) if not left_s(cluster.nodes[pair[0]].losses, now, max_s))
+
+
+def spare_workers(cluster: Cluster, now: float) -> frozenset[tuple[str, str]]:
+    """Steady workers that the engine there is does not use."""
+    return frozenset(steady_workers(cluster, now)) - frozenset(cluster.model.workers)
+
+
+def holders(cluster: Cluster) -> frozenset[str]:
+    """Nodes that an engine uses: switching one off would end it."""
+    return frozenset(node for node, _ in cluster.model.workers)
 
 
 def restarting(cluster: Cluster) -> bool:
@@ -271,29 +339,6 @@ def settled(cluster: Cluster) -> bool:
     return all(node.state is not NodeState.UNSEEN for node in cluster.nodes.values())
 
 
-def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:
-    """What an admin would want to read in the log about the step from ``before`` to ``after``."""
-    said = []
-    for name, node in after.nodes.items():
-        former = before.nodes.get(name)
-        if former is None or (former.state, former.reason) != (node.state, node.reason):
-            said.append(f"node {name} is {node.state.value}" + (f": {node.reason}" if node.reason else ""))
-        firewall = _firewall(node)
-        if node.agent is not None and firewall != _firewall(former):
-            said.append(f"firewall of {name} is {firewall}")
-    model = after.model
-    if (before.model.state, before.model.name) != (model.state, model.name) and model.state is not ModelState.NONE:
-        said.append(f"model {model.name} is {model.state.value}" + (f": {model.reason}" if model.reason else ""))
-    return tuple(said)
-
-
-def _firewall(node: Node | None) -> str:
-    if node is None or node.agent is None or node.agent.firewall.state is State.UNWATCHED:
-        return State.UNWATCHED.value
-    status = node.agent.firewall
-    return status.state.value + (f": {status.reason}" if status.reason else "")
-
-
 # What a stranger may learn of a cluster that cannot answer; the sentence for the admin is ``Model.reason``.
 _NOT_READY = {
     ModelState.NONE: "no_model",
@@ -305,15 +350,19 @@ _NOT_READY = {
 
 def not_ready_reason(cluster: Cluster) -> str | None:
     """Why no request can be answered now, as one word, or None when one can."""
-    if cluster.model.state is ModelState.FAILED and cluster.model.served:
+    model = cluster.model
+    if model.short or (model.state is ModelState.FAILED and model.served):
         return "cluster_capacity"
-    return _NOT_READY.get(cluster.model.state)
+    return _NOT_READY.get(model.state)
 
 
 def awaited(cluster: Cluster) -> tuple[str, ...]:
-    """The model that has answered and will again, as far as is known. One that never did may take for ever to load."""
+    """The model that has answered and will again, as far as is known.
+
+    One that never did may take for ever to load, and one that does not fit needs a machine that nobody knows of.
+    """
     model = cluster.model
-    gone = model.state in (ModelState.NONE, ModelState.FAILED)
+    gone = model.short or model.state in (ModelState.NONE, ModelState.FAILED)
     return (model.name,) if model.served and not gone else ()
 
 
@@ -326,9 +375,10 @@ def _with_model(cluster: Cluster, model: Model) -> Cluster:
 
 
 def _model_is(cluster: Cluster, now: ModelState, **changes: Any) -> Cluster:
-    """The same model in another state. What is not given is as at the beginning, but for whether it served."""
+    """The same model in another state. What is not given is as at the beginning, but for what is wanted and was."""
     model = cluster.model
-    return _with_model(cluster, Model(name=model.name, state=now, **{"served": model.served, **changes}))
+    kept = {"served": model.served, "wanted": model.wanted, "refused_n_ctx": model.refused_n_ctx}
+    return _with_model(cluster, Model(name=model.name, state=now, **{**kept, **changes}))
 
 
 def _update(cluster: Cluster, name: str, **changes: object) -> Cluster:
@@ -337,3 +387,12 @@ def _update(cluster: Cluster, name: str, **changes: object) -> Cluster:
     if node is None or node.state is NodeState.REVOKED:
         return cluster
     return _with_node(cluster, msgspec.structs.replace(node, **changes))
+
+
+def _see(cluster: Cluster, name: str, at: float, **changes: object) -> Cluster:
+    """As :func:`_update`, and a loss is noted. One that is drained may be switched off, so that is none."""
+    after = _update(cluster, name, **changes)
+    former, node = cluster.nodes.get(name), after.nodes.get(name)
+    if former is None or node is None or not lost_between(former, node):
+        return after
+    return _update(after, name, losses=add(node.losses, at))

@@ -117,7 +117,9 @@ class Store:
         with self._transaction():
             if self.is_live(member.name):
                 raise NameTakenError(member.name)
-            self._execute("INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(member))
+            self._execute(
+                "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?, ?)", *msgspec.structs.astuple(member)
+            )
             self._record(certificate)
             self._note(now, actor, Action.NODE_JOINED, member.name, address=member.address, serial=certificate.serial)
 
@@ -133,6 +135,30 @@ class Store:
                 raise _not_a_member(node)
             self._record(certificate)
             self._note(now, actor, action, certificate.uri or "gateway", serial=certificate.serial)
+
+    def drain_member(self, name: str, actor: str, now: float) -> None:
+        """Keep in mind that the member is to hold no layers; one that is drained already stays so.
+
+        Raises :class:`RpcmeshError` if ``name`` is not a live member.
+        """
+        self._mark_drained(name, now, Action.NODE_DRAINED, actor, now)
+
+    def resume_member(self, name: str, actor: str, now: float) -> None:
+        """The opposite of :meth:`drain_member`."""
+        self._mark_drained(name, None, Action.NODE_RESUMED, actor, now)
+
+    def _mark_drained(self, name: str, since: float | None, action: Action, actor: str, now: float) -> None:
+        with self._transaction():
+            if not self.is_live(name):
+                raise _not_a_member(name)
+            changed = self._execute(
+                "UPDATE members SET drained_at = ? WHERE name = ? AND (drained_at IS NULL) <> ?",
+                since,
+                name,
+                since is None,
+            ).rowcount
+            if changed:
+                self._note(now, actor, action, name)
 
     def certificates(self, uri: str) -> tuple[IssuedCertificate, ...]:
         """All that were signed for ``uri``, oldest first."""

@@ -85,14 +85,14 @@ class LocalMesh:
 
         await self.until(answers, START_LIMIT_S, "the coordinator did not start")
 
-    async def join(self, name: str) -> None:
-        """Mint a join token and join with it."""
+    async def join(self, name: str, *, memory_limit_mib: int = 0) -> None:
+        """Mint a join token and join with it. The node's worker gives no more than its limit, if there is one."""
         with founding.open_mesh(self.home) as mesh:
             token = mesh.create_token(name, ttl_s=600.0, now=time.time())
         home = self.node_home(name)
         listen = f"127.0.0.1:{free_port()}"
         await joining.join(home, token, listen, self.build.build_id, time.time())
-        node = config.Node(name=name, listen=listen, worker_threads=1)
+        node = config.Node(name=name, listen=listen, worker_threads=1, memory_limit_mib=memory_limit_mib)
         settings = config.Config(mesh=config.Mesh(name=MESH), node=node, build=config.Build(backend=self.build.backend))
         write_private(home.config, config.render(settings).encode())
 

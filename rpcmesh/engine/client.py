@@ -43,6 +43,10 @@ CLOSE_GRACE_S = 2.0
 class EngineLoadError(RpcmeshError):
     """The engine could not load the model; it still runs and can be asked for another."""
 
+    def __init__(self, message: str, *, memory: bool = False) -> None:
+        super().__init__(message)
+        self.memory = memory
+
 
 class EngineRequestError(RpcmeshError):
     """One request failed; the engine goes on."""
@@ -196,8 +200,8 @@ class Engine:
                     self._on_progress(fraction)
             case Loaded(model):
                 _settle(self._loaded, model)
-            case LoadFailed(message):
-                _settle(self._loaded, EngineLoadError(message))
+            case LoadFailed(message, memory):
+                _settle(self._loaded, EngineLoadError(message, memory=memory))
             case Started():
                 _settle(self._started, None)
 

@@ -16,11 +16,16 @@ FailureCode: TypeAlias = Literal["context_length_exceeded", "invalid_prompt", "e
 
 
 class DeviceSpec(Struct, frozen=True):
-    """One worker to put layers on. ``endpoint`` is ``<unix path>:1``, or ``host:port`` with the stock transport."""
+    """One worker to put layers on. ``endpoint`` is ``<unix path>:1``, or ``host:port`` with the stock transport.
+
+    ``layers``: how many on each of its devices, the output head counted as one. Unless every worker of the spec says
+    so for each of its devices, they are divided in proportion to free memory.
+    """
 
     endpoint: str
     node: str
     worker: str
+    layers: tuple[int, ...] = ()
 
 
 class LoadSpec(Struct, frozen=True):
@@ -209,9 +214,10 @@ class Loaded(Struct, frozen=True, tag="loaded"):
 
 
 class LoadFailed(Struct, frozen=True, tag="load_failed"):
-    """The model is not loaded; one line says why."""
+    """The model is not loaded; one line says why. ``memory``: with more of it, or less context, it might be."""
 
     message: str
+    memory: bool = False
 
 
 Request: TypeAlias = Load | GenerateRequest | Cancel | Score | Shutdown

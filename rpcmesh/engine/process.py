@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rpcmesh.engine.ggml_log import Log
-from rpcmesh.engine.llama import LoadError, attach_log
+from rpcmesh.engine.llama import LoadError, NoMemoryError, attach_log
 from rpcmesh.engine.messages import (
     Cancel,
     Event,
@@ -105,7 +105,7 @@ class EngineProcess:
         try:
             self._serving = Serving(spec, self._log, self._progress())
         except LoadError as error:
-            return LoadFailed(error.message)
+            return LoadFailed(error.message, memory=isinstance(error, NoMemoryError))
         return Loaded(self._serving.model)
 
     def _progress(self) -> Callable[[float], bool]:

@@ -142,7 +142,11 @@ class Serving:
         text = TextAssembler(request.sampling.stop)
         for token in resumed:
             text.push(self._vocabulary.piece(token))
-        if text.stopped or len(tokens) >= self._runtime.limits.n_ctx or (left is not None and left < 1):
+        if resumed and len(tokens) >= self._runtime.limits.n_ctx and not text.stopped:
+            # The engine before had room for more, or it would have ended the answer.
+            message = f"the context is {self._runtime.limits.n_ctx} tokens now, and the answer has {len(tokens)}"
+            raise _Refused("context_length_exceeded", message)
+        if text.stopped or (left is not None and left < 1):
             reason: FinishReason = "stop" if text.stopped else "length"
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
         self._scheduler.submit(request.id, tokens, left)

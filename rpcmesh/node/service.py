@@ -118,6 +118,7 @@ class Node:
             tunnel_state=self._tunnel.snapshot.state.value,
             coordinator_addresses=membership.read(self._home.root).peers,
             firewall=self._watcher.status,
+            memory_limit_bytes=self._memory_mib << 20,
         )
 
     def _ingress(self, settings: config.Node) -> Service:

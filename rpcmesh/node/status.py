@@ -74,3 +74,5 @@ class AgentStatus(msgspec.Struct, frozen=True):
     # Where this node believes the coordinator's connections to come from.
     coordinator_addresses: tuple[str, ...] = ()
     firewall: FirewallStatus = FirewallStatus()
+    # What all buffers of one session may take; 0 where nothing but the memory itself limits them.
+    memory_limit_bytes: int = 0

@@ -51,11 +51,16 @@ def token_ids(deltas: list[Delta]) -> tuple[int, ...]:
 
 
 @contextmanager
-def worker(build: Build, node: str) -> Iterator[tuple[DeviceSpec, subprocess.Popen[bytes]]]:
+def worker(
+    build: Build, node: str, address_space_mib: int | None = None
+) -> Iterator[tuple[DeviceSpec, subprocess.Popen[bytes]]]:
     with tempfile.TemporaryDirectory(prefix="rpcmesh-", dir="/tmp") as folder:
         path = Path(folder) / "w0.sock"
+        limited = ["prlimit", f"--as={address_space_mib << 20}"] if address_space_mib else []
         with subprocess.Popen(
-            [build.worker, "-H", path, "-p", "1", "-t", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*limited, build.worker, "-H", path, "-p", "1", "-t", "1"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         ) as process:
             try:
                 wait_until(path.exists, "the worker's socket")

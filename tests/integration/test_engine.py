@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from meshed_engine import (
     FRANCE,
@@ -226,6 +227,23 @@ async def test_a_resumed_answer_throws_the_dice_on_from_where_they_stood(engine:
     ]
 
     assert rest == [whole[sent:] for sent in (1, 5, 11)]
+
+
+async def test_layers_lie_where_they_were_planned(build: Build, smollm2: Path) -> None:
+    with worker(build, "node-1") as (first, _), worker(build, "node-2") as (second, _):
+        planned = [msgspec.structs.replace(each, layers=(n,)) for each, n in ((first, 7), (second, 24))]
+        async with await start(build) as meshed:
+            model = await meshed.load(spec(smollm2, *planned))
+
+    held = [(part.node, part.layers, part.output) for part in model.placement]
+    assert held == [("node-1", tuple(range(7)), False), ("node-2", tuple(range(7, 30)), True), (None, (), False)]
+
+
+async def test_a_resumed_answer_that_fits_no_more_is_refused_and_not_called_finished(engine: Engine) -> None:
+    asked = GenerateRequest("r", FRANCE, None, GREEDY, resume_token_ids=(7042,) * N_CTX)
+    with pytest.raises(EngineRequestError, match="the context is 512 tokens now, and the answer has 517") as raised:
+        await answer(engine, asked)
+    assert raised.value.code == "context_length_exceeded"
 
 
 async def test_the_model_s_own_tokens_are_the_best_and_foreign_ones_are_not(engine: Engine) -> None:

@@ -63,6 +63,27 @@ async def test_a_model_that_is_missing_cut_short_or_no_gguf_is_one_clear_line(
             await engine.load(spec(smollm2))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system limits a process's address space")
+async def test_a_load_that_gets_no_memory_says_so_and_can_be_tried_with_less_context(
+    build: Build, smollm2: Path
+) -> None:
+    with worker(build, "node-1", address_space_mib=600) as (small, _):
+        async with await start(build) as engine:
+            with pytest.raises(EngineLoadError, match="no context of 32768 tokens fits beside the weights") as raised:
+                await engine.load(spec(smollm2, small, n_seq_max=64))
+            model = await engine.load(spec(smollm2, small, n_seq_max=4))
+
+    assert raised.value.memory
+    assert model.n_ctx == 512
+
+    with worker(build, "node-1", address_space_mib=90) as (smaller, _):
+        async with await start(build) as engine:
+            with pytest.raises(EngineLoadError, match="cannot be loaded: failed to allocate") as raised:
+                await engine.load(spec(smollm2, smaller))
+
+    assert raised.value.memory
+
+
 async def test_a_worker_killed_in_mid_answer_is_an_engine_lost_not_a_hang(build: Build, smollm2: Path) -> None:
     with worker(build, "node-1") as (first, _), worker(build, "node-2") as (second, process):
         async with await start(build) as engine:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import whole_mesh
-from whole_mesh import node_in, until, until_report, until_told
+from whole_mesh import holders, node_in, until, until_report, until_told
 
 from rpcmesh import paths
 from rpcmesh.coordinator.report import StatusReport
@@ -165,10 +165,6 @@ async def test_a_node_that_comes_later_takes_its_share_once_nobody_asks(build: B
 
         assert holders(report) == {"node-1", "node-2"}
         assert "Paris" in (await whole_mesh.answer(whole_mesh.endpoint(mesh), whole_mesh.FRANCE)).text
-
-
-def holders(report: StatusReport) -> set[str]:
-    return {part.node for part in report.model.placement if part.layers and part.node}
 
 
 async def test_lost_nodes_are_named_the_rest_goes_on_and_a_mesh_without_any_says_that_it_waits(

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 
@@ -46,23 +46,14 @@ def short_home() -> Iterator[Home]:
 
 @contextlib.asynccontextmanager
 async def founded(
-    build: Build,
-    model_file: Path,
-    *,
-    min_workers: int,
-    failover_wait_s: float = LIMIT_S,
-    drain_s: float = local_mesh.DRAIN_S,
+    build: Build, model_file: Path, drain_s: float = local_mesh.DRAIN_S, **engine: Any
 ) -> AsyncIterator[LocalMesh]:
-    """A coordinator that wants the model and has no node yet."""
+    """A coordinator that wants the model and has no node yet. ``engine`` are settings of its section."""
+    settings = {"model": MODEL, "n_ctx": 512, "n_seq_max": 4, "failover_wait_s": LIMIT_S, **engine}
     with short_home() as home:
         library.add(home, model_file, MODEL)
         async with local_mesh.running(home, build) as mesh:
-            await mesh.found(
-                config.Engine(
-                    model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4, failover_wait_s=failover_wait_s
-                ),
-                drain_s,
-            )
+            await mesh.found(config.Engine(**settings), drain_s)
             yield mesh
 
 
@@ -71,13 +62,14 @@ async def ready(
     build: Build,
     model_file: Path,
     nodes: int = 2,
-    min_workers: int | None = None,
+    memory_limit_mib: int = 0,
     drain_s: float = local_mesh.DRAIN_S,
+    **engine: Any,
 ) -> AsyncIterator[LocalMesh]:
     """A mesh of ``node-1`` … that answers."""
-    async with founded(build, model_file, min_workers=min_workers or nodes, drain_s=drain_s) as mesh:
+    async with founded(build, model_file, drain_s, **{"min_workers": nodes, **engine}) as mesh:
         for number in range(1, nodes + 1):
-            await mesh.join(f"node-{number}")
+            await mesh.join(f"node-{number}", memory_limit_mib=memory_limit_mib)
             await mesh.run_node(f"node-{number}")
         await mesh.ready(lambda _: None, READY_LIMIT_S)
         yield mesh
@@ -129,6 +121,10 @@ async def until_told(pieces: list[str], count: int) -> None:
         return len(pieces) > count or None
 
     await until(enough, f"{count} pieces of the answer")
+
+
+def holders(report: StatusReport) -> set[str]:
+    return {part.node for part in report.model.placement if part.layers and part.node}
 
 
 def node_in(report: StatusReport, name: str) -> NodeReport:

@@ -36,6 +36,8 @@ def nodes(report: StatusReport, _: Facts) -> Iterable[Said]:
                 yield Said("warn", f"{node.name} has not been heard of yet", f"on {node.name}: rpcmesh node run")
             case "revoked":
                 yield Said("ok", f"{node.name} is revoked")
+            case "draining" | "drained":
+                yield Said("ok", f"{node.name} is {node.state}{because(node.reason)}")
             case _:
                 fix = f"on {node.name}: rpcmesh node run, then rpcmesh doctor"
                 yield Said("fail", f"{node.name} is {node.state}{because(node.reason)}", fix)

@@ -9,5 +9,9 @@ class LoadError(RpcmeshError):
     """The model cannot be loaded as asked."""
 
 
+class NoMemoryError(LoadError):
+    """A device did not give the memory that the load asked for."""
+
+
 class DecodeError(RpcmeshError):
     """llama.cpp refused one batch. The process lives on; a lost worker ends it instead."""

@@ -12,15 +12,27 @@ from llama_cpp import llama_cpp as llama
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import devices
 from rpcmesh.engine.llama.devices import BackendDevice
-from rpcmesh.engine.llama.faults import LoadError
+from rpcmesh.engine.llama.faults import LoadError, NoMemoryError
 
 GGUF_MAGIC = b"GGUF"
 
 
-def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_progress: Callable[[float], bool]) -> Any:
-    """llama.cpp's handle of the loaded model, whole layers on each device in proportion to its free memory.
+# How ggml, or llama.cpp where ggml is silent, says that a buffer for weights was refused.
+NO_BUFFER = ("failed to allocate", "unable to allocate")
 
-    Without devices it is on the local CPU. ``on_progress`` returns False to give up. Raises :class:`LoadError`.
+
+def load_model(
+    path: Path,
+    placed_on: Sequence[BackendDevice],
+    planned: Sequence[int],
+    log: Log,
+    on_progress: Callable[[float], bool],
+) -> Any:
+    """llama.cpp's handle of the loaded model, whole layers on each device.
+
+    How many, the output head counted as one, says ``planned`` for each device, if it does for all of them. Else they
+    are in proportion to free memory. Without devices the model is on the local CPU. ``on_progress`` returns False to
+    give up. Raises :class:`LoadError`.
     """
     _check_file(path)
     n_devices_max = llama.llama_max_devices()
@@ -28,8 +40,7 @@ def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_prog
         raise LoadError(f"{len(placed_on)} devices are more than the {n_devices_max} that llama.cpp can use")
     # The list ends with NULL; an empty one, unlike no list at all, means the CPU alone.
     handles = (ctypes.c_void_p * (len(placed_on) + 1))(*(device.handle for device in placed_on), None)
-    # A device that reports nothing still gets a share: a split of zeros means "choose for me".
-    split = (ctypes.c_float * n_devices_max)(*(float(devices.free_bytes(device) or 1) for device in placed_on))
+    split = (ctypes.c_float * n_devices_max)(*_shares(placed_on, planned))
     progress = llama.llama_progress_callback(lambda fraction, _: on_progress(fraction))
     params = llama.llama_model_default_params()
     params.devices = ctypes.cast(handles, ctypes.c_void_p)
@@ -40,11 +51,21 @@ def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_prog
     log.start_load()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise LoadError(f"model {str(path)!r} cannot be loaded: {log.first_error()}")
+        error = log.first_error()
+        fault = NoMemoryError if error.startswith(NO_BUFFER) else LoadError
+        raise fault(f"model {str(path)!r} cannot be loaded: {error}")
     if llama.llama_model_has_encoder(model):
         llama.llama_model_free(model)
         raise LoadError(f"model {str(path)!r} has an encoder: only decoder models generate text here")
     return model
+
+
+def _shares(placed_on: Sequence[BackendDevice], planned: Sequence[int]) -> list[float]:
+    # llama.cpp puts layer i of n on the first device whose cumulative share is above i / n: counts are met exactly.
+    if len(planned) == len(placed_on) and any(planned):
+        return [float(n_layers) for n_layers in planned]
+    # A device that reports nothing still gets a share: a split of zeros means "choose for me".
+    return [float(devices.free_bytes(device) or 1) for device in placed_on]
 
 
 def _check_file(path: Path) -> None:

@@ -13,7 +13,7 @@ from llama_cpp import llama_cpp as llama
 
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama.devices import add_worker, load_backends
-from rpcmesh.engine.llama.faults import DecodeError, LoadError
+from rpcmesh.engine.llama.faults import DecodeError, NoMemoryError
 from rpcmesh.engine.llama.model import load_model
 from rpcmesh.engine.llama.sampler import Sampler
 from rpcmesh.engine.llama.vocabulary import Vocabulary
@@ -35,7 +35,8 @@ class Runtime:
         load_backends()
         placed_on = [device for worker in spec.devices for device in add_worker(worker)]
         self.devices = tuple(placed.device for placed in placed_on)
-        model = load_model(Path(spec.model_path), placed_on, log, on_progress)
+        planned = [n_layers for worker in spec.devices for n_layers in worker.layers]
+        model = load_model(Path(spec.model_path), placed_on, planned, log, on_progress)
         self.vocabulary = Vocabulary(model)
         self.n_layer: int = llama.llama_model_n_layer(model)
         self.n_params: int = llama.llama_model_n_params(model)
@@ -47,7 +48,7 @@ class Runtime:
         if not self._context:
             llama.llama_model_free(model)
             n_cells = self.limits.n_ctx * self.limits.n_seq_max
-            raise LoadError(f"no context of {n_cells} tokens fits beside the weights: {log.first_error()}")
+            raise NoMemoryError(f"no context of {n_cells} tokens fits beside the weights: {log.first_error()}")
         self._memory = llama.llama_get_memory(self._context)
         self._allocate_batch(self.limits.n_batch)
 

@@ -97,6 +97,8 @@ def test_the_version_is_the_packages(tmp_path: Path) -> None:
         (["chat", "--temperature", "3", "hello"], "--temperature"),
         (["chat", "--max-tokens", "0", "hello"], "--max-tokens"),
         (["node", "revoke"], "NAME"),
+        (["node", "drain"], "NAME"),
+        (["model", "load"], "NAME"),
         (["join"], "STRING"),
         (["init", "--listen"], "--listen"),
     ],

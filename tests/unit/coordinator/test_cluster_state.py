@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpcmesh.coordinator import state
+from rpcmesh.coordinator import said, state
 from rpcmesh.coordinator.failover import Failover, Stage, Tally
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
     FAILOVERS_KEPT,
     Cluster,
@@ -22,12 +23,12 @@ from rpcmesh.coordinator.state import (
     ModelLost,
     ModelState,
     ModelWanted,
-    Node,
     NodeAnswered,
+    NodeDrained,
     NodeJoined,
     NodeRefused,
+    NodeResumed,
     NodeRevoked,
-    NodeState,
     NodeUnreachable,
     restarting,
 )
@@ -73,7 +74,9 @@ def agent(name: str, **workers: str) -> AgentStatus:
 A_SAYS = agent("a", w0="ready")
 A_UNSEEN = Node("a", "10.0.0.1:7443")
 A_UP = Node("a", "10.0.0.1:7443", NodeState.UP, "", A_SAYS)
+A_DRAINED = msgspec.structs.replace(A_UP, drained=True)
 A_DOWN = Node("a", "10.0.0.1:7443", NodeState.DOWN, "no answer", A_SAYS)
+A_LOST = msgspec.structs.replace(A_DOWN, losses=(7.0,))
 A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
 DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
 A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
@@ -96,7 +99,8 @@ NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     ("joins again elsewhere", A_UP, [NodeJoined("a", "10.0.0.9:7443")], Node("a", "10.0.0.9:7443")),
     ("answers", A_UNSEEN, [NodeAnswered("a", A_SAYS)], A_UP),
     ("answers again", A_DOWN, [NodeAnswered("a", A_SAYS)], A_UP),
-    ("is lost, its last word kept", A_UP, [NodeUnreachable("a", "no answer")], A_DOWN),
+    ("is lost, its last word kept", A_UP, [NodeUnreachable("a", "no answer", 7.0)], A_LOST),
+    ("is lost once, however often it is looked for", A_LOST, [NodeUnreachable("a", "no answer", 8.0)], A_LOST),
     (
         "was never reached",
         A_UNSEEN,
@@ -106,8 +110,8 @@ NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     (
         "must not be used",
         A_UP,
-        [NodeRefused("a", A_SAYS, "another build")],
-        Node("a", "10.0.0.1:7443", NodeState.DOWN, "another build", A_SAYS),
+        [NodeRefused("a", A_SAYS, "another build", 7.0)],
+        Node("a", "10.0.0.1:7443", NodeState.DOWN, "another build", A_SAYS, losses=(7.0,)),
     ),
     ("is revoked", A_UP, [NodeRevoked("a")], A_REVOKED),
     ("is revoked twice", A_UP, [NodeRevoked("a"), NodeRevoked("a")], A_REVOKED),
@@ -115,6 +119,11 @@ NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     ("fails late", A_REVOKED, [NodeUnreachable("a", "no answer")], A_REVOKED),
     ("is refused late", A_REVOKED, [NodeRefused("a", A_SAYS, "another build")], A_REVOKED),
     ("comes back by joining anew", A_REVOKED, [NodeJoined("a", "10.0.0.1:7443")], A_UNSEEN),
+    ("is drained", A_UP, [NodeDrained("a")], A_DRAINED),
+    ("is drained, and answers on", A_DRAINED, [NodeAnswered("a", A_SAYS)], A_DRAINED),
+    ("is resumed", A_DRAINED, [NodeResumed("a")], A_UP),
+    ("was drained before the start", None, [NodeJoined("a", A_UP.address, True), NodeAnswered("a", A_SAYS)], A_DRAINED),
+    ("is drained when it is revoked", A_REVOKED, [NodeDrained("a")], A_REVOKED),
     ("never joined, answers", None, [NodeAnswered("a", A_SAYS)], None),
     ("never joined, is lost", None, [NodeUnreachable("a", "no answer")], None),
     ("never joined, is revoked", None, [NodeRevoked("a")], None),
@@ -132,9 +141,22 @@ def test_a_node(before: Node | None, events: list[Event], after: Node | None) ->
 SERVED_WAITS = Model("tiny", ModelState.WAITING, "a left", served=True)
 SERVED_LOADS = Model("tiny", ModelState.LOADING, progress=0.5, served=True)
 SERVED_FAILED = Model("tiny", ModelState.FAILED, "no", served=True)
+WAITS = ModelState.WAITING
+READY_UNTIL_LARGE = msgspec.structs.replace(READY, wanted="large")
+READY_UNTIL_ITSELF = msgspec.structs.replace(READY, wanted="tiny")
+LOADING_UNTIL_LARGE = msgspec.structs.replace(LOADING, wanted="large")
+LOADING_ON_A = msgspec.structs.replace(LOADING, workers=(("a", "w0"),))
+READY_ON_A = msgspec.structs.replace(READY, workers=(("a", "w0"),))
 MODEL_STEPS: list[tuple[str, Model, Event, Model]] = [
     ("is wanted", Model(), ModelWanted("tiny"), Model("tiny", ModelState.WAITING)),
-    ("gives way to another", READY, ModelWanted("large"), Model("large", ModelState.WAITING)),
+    ("waits for an engine to make room", READY, ModelWanted("large"), READY_UNTIL_LARGE),
+    ("gives way to another", READY_UNTIL_LARGE, ModelLost("on request"), Model("large", ModelState.WAITING)),
+    ("is loaded anew as one that served", READY_UNTIL_ITSELF, ModelLost(""), Model("tiny", WAITS, served=True)),
+    ("fails, and another is wanted", LOADING_UNTIL_LARGE, ModelFailed("no"), Model("large", ModelState.WAITING)),
+    ("loads on, and another is wanted", LOADING, ModelWanted("large"), LOADING_UNTIL_LARGE),
+    ("failed, and is wanted again", SERVED_FAILED, ModelWanted("tiny"), Model("tiny", WAITS, served=True)),
+    ("keeps its workers until its engine has ended", LOADING_ON_A, ModelLoaded(LOADED), READY_ON_A),
+    ("frees its workers", READY_ON_A, ModelLost("a left"), SERVED_WAITS),
     ("begins to load", Model("tiny", ModelState.WAITING, "lost"), ModelLoading(0.5), LOADING),
     ("is loaded", LOADING, ModelLoaded(LOADED), READY),
     ("that served still loads as one that did", SERVED_WAITS, ModelLoading(0.5), SERVED_LOADS),
@@ -264,6 +286,8 @@ FAILED = Model("tiny", ModelState.FAILED, "no memory")
         (A_UNSEEN, NodeAnswered("a", agent("a", guest="ready")), False),
         (A_UP, NodeUnreachable("a", "no answer"), False),
         (A_REVOKED, NodeAnswered("a", A_SAYS), False),
+        (A_DRAINED, NodeAnswered("a", A_SAYS), False),
+        (A_DRAINED, NodeResumed("a"), True),
     ],
 )
 def test_a_failed_load_is_tried_again_when_another_worker_comes_up(before: Node, event: Event, again: bool) -> None:
@@ -291,6 +315,35 @@ def test_only_the_last_failovers_are_kept() -> None:
     ]
 
     assert [failover.at for failover in fold(cluster(), *seen).failovers] == [*range(3, FAILOVERS_KEPT + 3)]
+
+
+def restarted(times: int, is_now: str = "ready") -> AgentStatus:
+    says = agent("a", w0=is_now, guest="ready")
+    worker, guest = says.workers
+    return msgspec.structs.replace(says, workers=(msgspec.structs.replace(worker, restarts=times), guest))
+
+
+@pytest.mark.parametrize(
+    ("events", "losses"),
+    [
+        ([NodeAnswered("a", restarted(0), 5.0)], ()),
+        ([NodeAnswered("a", restarted(0, "backoff"), 5.0)], (5.0,)),
+        # Between two looks.
+        ([NodeAnswered("a", restarted(1), 5.0)], (5.0,)),
+        # Seen going, and seen back.
+        ([NodeAnswered("a", restarted(0, "backoff"), 5.0), NodeAnswered("a", restarted(1), 6.0)], (5.0,)),
+        (
+            [NodeUnreachable("a", "", 5.0), NodeAnswered("a", restarted(0), 6.0), NodeUnreachable("a", "", 7.0)],
+            (5.0, 7.0),
+        ),
+        # It was drained to be switched off.
+        ([NodeDrained("a"), NodeUnreachable("a", "", 5.0)], ()),
+        ([NodeRevoked("a")], ()),
+    ],
+)
+def test_a_node_whose_ready_worker_goes_is_lost(events: list[Event], losses: tuple[float, ...]) -> None:
+    before = Node("a", A_UP.address, NodeState.UP, "", restarted(0))
+    assert fold(cluster(before), *events).nodes["a"].losses == losses
 
 
 def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:
@@ -327,7 +380,7 @@ def test_only_a_ready_worker_that_is_no_guests_takes_layers(workers: dict[str, s
     assert state.workers_in(up) == tuple(("a", name) for name in usable)
 
 
-@pytest.mark.parametrize("node", [A_UNSEEN, A_DOWN, A_REVOKED], ids=lambda node: node.state.value)
+@pytest.mark.parametrize("node", [A_UNSEEN, A_DOWN, A_REVOKED, A_DRAINED], ids=["unseen", "down", "revoked", "drained"])
 def test_a_node_that_is_not_up_offers_no_worker(node: Node) -> None:
     assert state.workers_in(cluster(node)) == ()
 
@@ -346,12 +399,29 @@ def test_one_silent_node_keeps_the_cluster_unsettled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "lines"),
     [
         (cluster(), cluster(A_UNSEEN), ["node a is unseen"]),
         (cluster(A_UNSEEN), cluster(A_UP), ["node a is up"]),
         (cluster(A_UP), cluster(A_DOWN), ["node a is down: no answer"]),
         (cluster(A_UP), cluster(A_REVOKED), ["node a is revoked: revoked"]),
+        (
+            cluster(A_UP, model=READY_ON_A),
+            cluster(A_DRAINED, model=READY_ON_A),
+            ["node a is draining: its layers are being moved"],
+        ),
+        (
+            cluster(A_DRAINED, model=READY_ON_A),
+            cluster(A_DRAINED, model=READY),
+            ["node a is drained: it takes layers again after: rpcmesh node resume a"],
+        ),
+        (cluster(A_DRAINED), cluster(A_UP), ["node a is up"]),
+        (cluster(A_UP), cluster(A_LOST), ["node a is down: no answer"]),
+        (
+            cluster(msgspec.structs.replace(A_UP, losses=(7.0,))),
+            cluster(msgspec.structs.replace(A_UP, losses=(7.0, 9.0))),
+            ["node a is held out for 5 s: lost 2 times"],
+        ),
         (cluster(A_UP), cluster(Node("a", A_UP.address, NodeState.UP, "", agent("a", w0="lost"))), []),
         (cluster(model=LOADING), cluster(model=Model("tiny", ModelState.LOADING, progress=0.9)), []),
         (cluster(model=LOADING), cluster(model=READY), ["model tiny is ready"]),
@@ -362,8 +432,8 @@ def test_one_silent_node_keeps_the_cluster_unsettled() -> None:
         (cluster(A_DRIFTED), cluster(A_REVOKED), ["node a is revoked: revoked"]),
     ],
 )
-def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: Cluster, said: list[str]) -> None:
-    assert state.changes(before, after) == tuple(said)
+def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: Cluster, lines: list[str]) -> None:
+    assert said.changes(before, after) == tuple(lines)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +474,8 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(NodeUnreachable, NAMES, st.just("no answer")),
     st.builds(NodeRefused, NAMES, AGENTS, st.just("another build")),
     st.builds(NodeRevoked, NAMES),
+    st.builds(NodeDrained, NAMES),
+    st.builds(NodeResumed, NAMES),
     st.builds(ModelWanted, st.just("tiny")),
     st.builds(ModelLoading, st.floats(0, 1)),
     st.builds(ModelLoaded, st.sampled_from([LOADED, PLACED])),
@@ -433,6 +505,7 @@ def test_whatever_happens_layers_go_to_ready_workers_of_nodes_that_are_up(events
     assert list(found) == sorted(found)
     for name, worker in found:
         assert now.nodes[name].state is NodeState.UP
+        assert not now.nodes[name].drained
         assert worker == "w0"
 
 

@@ -8,8 +8,11 @@ from test_cluster_state import agent
 
 from rpcmesh.coordinator import metrics
 from rpcmesh.coordinator.failover import Stage, Tally
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.report import StatusReport, report
-from rpcmesh.coordinator.state import Cluster, Node, NodeState
+from rpcmesh.coordinator.state import (
+    Cluster,
+)
 from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.gateway.request_queue import REASONS, Figures
 
@@ -47,6 +50,8 @@ def test_the_figures_are_those_of_the_report() -> None:
         ("rpcmesh_ready",): 1,
         ("rpcmesh_node_up", "a"): 1,
         ("rpcmesh_node_up", "b"): 0,
+        ("rpcmesh_node_drained", "a"): 0,
+        ("rpcmesh_node_drained", "b"): 0,
         ("rpcmesh_num_requests_running",): 3,
         ("rpcmesh_num_requests_waiting",): 2,
         **{("rpcmesh_requests_refused_total", reason): 0 for reason in REASONS},

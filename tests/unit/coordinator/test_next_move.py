@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from test_cluster_state import agent
 
-from rpcmesh.coordinator.model_host import Load, Wait, next_move
-from rpcmesh.coordinator.state import Cluster, Model, ModelState, Node, NodeState
+from rpcmesh.config import Engine
+from rpcmesh.coordinator.capacity import Placed
+from rpcmesh.coordinator.moves import Load, Wait, next_move
+from rpcmesh.coordinator.nodes import Node, NodeState
+from rpcmesh.coordinator.state import (
+    Cluster,
+    Model,
+    ModelState,
+)
+
+NOW = 1000.0
 
 WAITING = Model("tiny", ModelState.WAITING)
 UNHEARD = Wait("some nodes have not been heard of yet")
@@ -23,14 +33,16 @@ DOWN = node("c", NodeState.DOWN)
 STARTING = node("c", NodeState.UP, worker="starting")
 UNSEEN = node("c", NodeState.UNSEEN)
 REVOKED = node("c", NodeState.REVOKED)
-BOTH = Load((("a", "w0"), ("b", "w0")))
+
+# They do not say what memory they have.
+BOTH = Load((("a", "w0"), ("b", "w0")), Placed(4096, ((), ())))
 
 
 @pytest.mark.parametrize(
     "model", [Model(), *(Model("tiny", kind) for kind in ModelState if kind is not ModelState.WAITING)]
 )
 def test_nothing_is_loaded_unless_a_model_waits(model: Model) -> None:
-    assert next_move(Cluster(UP, model), min_workers=1) == NOTHING
+    assert next_move(Cluster(UP, model), Engine(), NOW) == NOTHING
 
 
 @pytest.mark.parametrize(
@@ -54,17 +66,44 @@ def test_nothing_is_loaded_unless_a_model_waits(model: Model) -> None:
         ([*UP.values(), UNSEEN], 1, False, UNHEARD),
         ([*UP.values(), UNSEEN], 1, True, UNHEARD),
         # The coordinator's own device suffices.
-        ([], 1, True, Load(())),
+        ([], 1, True, Load((), Placed(4096, ()))),
         ([*UP.values()], 3, True, BOTH),
     ],
 )
 def test_a_waiting_model(nodes: list[Node], min_workers: int, local: bool, move: Load | Wait) -> None:
     cluster = Cluster({node.name: node for node in nodes}, WAITING)
-    assert next_move(cluster, min_workers, local) == move
+    assert next_move(cluster, Engine(min_workers=min_workers), NOW, use_local_device=local) == move
 
 
 def test_a_model_that_served_goes_on_with_fewer_workers_but_not_with_none() -> None:
     served = Model("tiny", ModelState.WAITING, served=True)
 
-    assert next_move(Cluster({"a": UP["a"]}, served), min_workers=2) == Load((("a", "w0"),))
-    assert next_move(Cluster({}, served), min_workers=2) == Wait("0 of at least 1 workers are ready")
+    two = Engine(min_workers=2)
+    assert next_move(Cluster({"a": UP["a"]}, served), two, NOW) == Load((("a", "w0"),), Placed(4096, ((),)))
+    assert next_move(Cluster({}, served), two, NOW) == Wait("0 of at least 1 workers are ready")
+
+
+def flapping(name: str) -> Node:
+    """Lost twice, the last time just now: held out for five seconds."""
+    return msgspec.structs.replace(node(name, NodeState.UP), losses=(NOW - 1, NOW))
+
+
+ONLY_A = Load((("a", "w0"),), Placed(4096, ((),)))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "min_workers", "at", "move"),
+    [
+        ([UP["a"], flapping("b")], 1, NOW, ONLY_A),
+        ([UP["a"], flapping("b")], 1, NOW + 5, BOTH),
+        # There are too few without it.
+        ([UP["a"], flapping("b")], 2, NOW, BOTH),
+        ([flapping("a")], 1, NOW, ONLY_A),
+        ([flapping("a"), flapping("b")], 1, NOW, BOTH),
+    ],
+)
+def test_a_node_that_flaps_is_done_without_if_that_can_be(
+    nodes: list[Node], min_workers: int, at: float, move: Load
+) -> None:
+    cluster = Cluster({node.name: node for node in nodes}, WAITING)
+    assert next_move(cluster, Engine(min_workers=min_workers), at) == move

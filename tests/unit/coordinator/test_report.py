@@ -8,8 +8,13 @@ import msgspec
 import pytest
 from test_cluster_state import LOADED, agent
 
+from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.report import LinkReport, StatusReport, report
-from rpcmesh.coordinator.state import Cluster, Model, ModelState, Node, NodeState
+from rpcmesh.coordinator.state import (
+    Cluster,
+    Model,
+    ModelState,
+)
 from rpcmesh.engine.messages import DeviceLayers
 from rpcmesh.firewall.watch import FirewallStatus, State
 from rpcmesh.gateway.request_queue import Figures
@@ -85,6 +90,7 @@ def test_every_node_is_listed_by_name_with_its_last_word() -> None:
         Node("b", "10.0.0.2:7443", NodeState.DOWN, "no answer", agent("b")),
         Node("a", "10.0.0.1:7443", NodeState.UP, "", said),
         Node("d", "10.0.0.4:7443"),
+        Node("e", "10.0.0.5:7443", NodeState.DOWN, "no answer", drained=True),
     ]
     found = reported(Cluster({node.name: node for node in nodes})).nodes
     assert [(node.name, node.address, node.state, node.reason) for node in found] == [
@@ -92,8 +98,15 @@ def test_every_node_is_listed_by_name_with_its_last_word() -> None:
         ("b", "10.0.0.2:7443", "down", "no answer"),
         ("c", "10.0.0.3:7443", "revoked", "revoked"),
         ("d", "10.0.0.4:7443", "unseen", ""),
+        ("e", "10.0.0.5:7443", "drained", "no answer"),
     ]
-    assert [node.agent for node in found] == [said, agent("b"), None, None]
+    assert [node.agent for node in found] == [said, agent("b"), None, None, None]
+
+
+def test_a_node_that_is_held_out_says_for_how_long() -> None:
+    flaps = Node("a", "10.0.0.1:7443", NodeState.UP, "", agent("a", w0="ready"), losses=(0.0, 0.0, 0.0))
+    (found,) = reported(Cluster({"a": flaps})).nodes
+    assert (found.state, found.reason) == ("up", "held out 10 s more: lost 3 times in 0 s")
 
 
 def test_links_are_the_tunnels_sessions() -> None:
@@ -132,7 +145,7 @@ def test_the_document_keeps_its_field_names() -> None:
         ]
     )
     assert found["requests"] == {"running": 2, "waiting": 1, "refused": {"overloaded": 3}}
-    assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement"]
+    assert list(found["model"]) == ["name", "state", "reason", "progress", "n_ctx", "placement", "wanted"]
     assert list(found["model"]["placement"][0]) == ["node", "worker", "device", "layers", "output", "weight_bytes"]
     assert list(found["nodes"][0]) == ["name", "address", "state", "reason", "agent"]
     assert list(found["links"][0]) == ["route", "peer", "tls_version", "cipher", "bytes_in", "bytes_out"]

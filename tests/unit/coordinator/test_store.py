@@ -219,6 +219,45 @@ def test_who_is_no_live_member_cannot_be_revoked(path: Path, name: str) -> None:
         assert store.revocations().number == 2
 
 
+def test_a_drained_member_stays_drained_until_it_is_resumed_and_each_step_is_told_once(path: Path) -> None:
+    with Store(path) as store:
+        store.admit(member(), leaf("01"), ADMIN, NOW)
+        store.drain_member("n", ADMIN, NOW + 1)
+        store.drain_member("n", ADMIN, NOW + 2)
+    with Store(path) as store:
+        drained = store.find_member("n")
+        store.resume_member("n", ADMIN, NOW + 3)
+        store.resume_member("n", ADMIN, NOW + 4)
+        resumed = store.find_member("n")
+        told = actions(store)[-2:]
+
+    assert (drained and drained.drained_at, resumed and resumed.drained_at) == (NOW + 1, None)
+    assert told == [Action.NODE_DRAINED, Action.NODE_RESUMED]
+
+
+def test_only_a_live_member_can_be_drained(path: Path) -> None:
+    with Store(path) as store:
+        store.admit(member(), leaf("01"), ADMIN, NOW)
+        store.revoke_member("n", ADMIN, NOW)
+        for name in ("n", "stranger"):
+            with pytest.raises(RpcmeshError, match=f"'{name}' is not a live member"):
+                store.drain_member(name, ADMIN, NOW)
+
+
+def test_a_database_of_the_first_schema_becomes_one_of_this_and_its_members_are_not_drained(tmp_path: Path) -> None:
+    old = tmp_path / "db"
+    os.close(os.open(old, os.O_CREAT, 0o600))
+    with sqlite3.connect(old) as connection:
+        for statement in schema.MIGRATIONS[0]:
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("INSERT INTO members VALUES ('n', '10.0.0.8:7443', 'abc', 'Linux', 1.0, 'joined')")
+    connection.close()
+
+    with Store(old) as store:
+        assert store.members() == (member(joined_at=1.0),)
+
+
 def test_a_revoked_member_cannot_renew(path: Path) -> None:
     with Store(path) as store:
         store.admit(member(), leaf("a1"), "joiner", NOW)

@@ -269,6 +269,13 @@ async def test_our_bug_is_500_with_an_id_that_finds_the_traceback(gateway: Gatew
     assert (failed["request_id"], failed["exc_info"]) == (request_id, True)
 
 
+async def test_a_model_that_fits_nowhere_is_told_by_the_same_code_as_to_an_open_answer(gateway: Gateway) -> None:
+    gateway.backend.reason = "cluster_capacity"
+    async with gateway.chat() as response:
+        assert (response.status, (await error_of(response))["code"]) == (503, "cluster_capacity")
+        assert int(response.headers["Retry-After"]) > 0
+
+
 async def test_our_bug_after_half_an_answer_cuts_the_connection(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=gateway.trust)
     writer.write(b"GET /halfway HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")

@@ -51,7 +51,7 @@ async def until_shut(mesh: LocalMesh) -> None:
     async def refused() -> bool | None:
         try:
             _, writer = await asyncio.open_connection(host, port)
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue of a port that closed
             return True
         writer.close()
         return None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rpcmesh.engine.chat import ChatError, ChatTemplate
+from rpcmesh.engine.constraint import matcher
+from rpcmesh.engine.gbnf import GrammarError
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import DecodeError, LoadError, Runtime, Sampler
 from rpcmesh.engine.messages import (
@@ -125,15 +127,17 @@ class Serving:
                 self._close(chunk.id)
             return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
         tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
-        deltas = tuple(self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens))
-        return [Step(deltas)] if deltas else []
+        told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens)]
+        deltas = tuple(delta for delta in told if isinstance(delta, Delta))
+        failures = [failure for failure in told if isinstance(failure, Failure)]
+        return [Step(deltas), *failures] if deltas else [*failures]
 
     def _admit(self, request: GenerateRequest) -> Step | None:
         if self._scheduler.n_waiting >= WAITING_MAX:
             raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
         if request.id in self._open:
             raise _Refused("engine_error", f"request id {request.id!r} is in use")
-        _check(request.sampling)
+        _check(request.sampling, self._vocabulary.n_tokens)
         prompt = self._prompt_tokens(request.prompt)
         resumed = list(request.resume_token_ids)
         tokens = prompt + resumed
@@ -145,9 +149,10 @@ class Serving:
         if text.stopped or len(tokens) >= self._runtime.limits.n_ctx or (left is not None and left < 1):
             reason: FinishReason = "stop" if text.stopped else "length"
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
+        sampler = self._sampler(request, tokens, len(resumed))
         self._scheduler.submit(request.id, tokens, left)
         self._open[request.id] = _Completion(
-            sampler=self._sampler(request.sampling, request.ignore_eos, tokens, len(resumed)),
+            sampler=sampler,
             text=text,
             n_prompt=len(prompt),
             n_completion=len(resumed),
@@ -182,20 +187,35 @@ class Serving:
             )
         return tokens
 
-    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int], n_sampled: int) -> Sampler:
-        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens, n_sampled=n_sampled)
+    def _sampler(self, request: GenerateRequest, tokens: list[int], n_sampled: int) -> Sampler:
+        seed = request.sampling.seed
+        try:
+            return self._runtime.sampler(
+                request.sampling,
+                seed=secrets.randbits(32) if seed is None else seed,
+                ignore_eos=request.ignore_eos,
+                seen=tokens,
+                n_sampled=n_sampled,
+                matcher=None if request.constraint is None else matcher(request.constraint),
+                top_logprobs=request.top_logprobs,
+            )
+        except GrammarError as error:
+            raise _Refused("invalid_grammar", error.message) from error
 
-    def _delta(self, sampled: Sampled) -> Delta:
+    def _delta(self, sampled: Sampled) -> Delta | Failure:
         completion = self._open[sampled.id]
+        fault, logprobs = completion.sampler.fault, completion.sampler.logprobs
+        if fault is not None:
+            self._close(sampled.id, sampled.slot if sampled.finish else None)
+            return Failure(sampled.id, "invalid_grammar", fault)
         completion.n_completion += 1
         emitted = completion.text.push(self._vocabulary.piece(sampled.token))
         finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
         if finish is None:
-            return Delta(sampled.id, emitted, (sampled.token,))
+            return Delta(sampled.id, emitted, (sampled.token,), logprobs=logprobs)
         self._close(sampled.id, sampled.slot)
         emitted += completion.text.finish()
-        return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage)
+        return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage, logprobs)
 
     def _close(self, request_id: str, slot: int | None = None) -> None:
         """Free all that a request holds. ``slot`` is given when the scheduler has dropped the sequence itself."""
@@ -224,7 +244,7 @@ class Serving:
         return (time.monotonic() - started) * 1000
 
 
-def _check(sampling: Sampling) -> None:
+def _check(sampling: Sampling, n_vocab: int) -> None:
     """Refuse what would be undefined behaviour in llama.cpp: one bad request must not end the others' engine."""
     if "" in sampling.stop:
         raise _Refused("invalid_prompt", "a stop string is empty")
@@ -236,6 +256,11 @@ def _check(sampling: Sampling) -> None:
             raise _Refused("invalid_prompt", f"{name} {value} is not a finite number")
     if sampling.repeat_penalty <= 0:
         raise _Refused("invalid_prompt", f"repeat_penalty {sampling.repeat_penalty} is not above 0")
+    for token, bias in sampling.logit_bias:
+        if not 0 <= token < n_vocab:
+            raise _Refused("invalid_logit_bias", f"token {token} is not in the vocabulary of {n_vocab}")
+        if math.isnan(bias) or bias == math.inf:
+            raise _Refused("invalid_logit_bias", f"the bias {bias} of token {token} is not a number")
 
 
 def _strftime_now(pattern: str) -> str:

@@ -12,6 +12,7 @@ import psutil
 from llama_cpp import llama_cpp as llama
 
 from rpcmesh.engine.ggml_log import Log
+from rpcmesh.engine.grammar import Matcher
 from rpcmesh.engine.llama.devices import add_worker, load_backends
 from rpcmesh.engine.llama.faults import DecodeError, LoadError
 from rpcmesh.engine.llama.model import load_model
@@ -110,7 +111,15 @@ class Runtime:
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def sampler(
-        self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int], n_sampled: int
+        self,
+        sampling: Sampling,
+        *,
+        seed: int,
+        ignore_eos: bool,
+        seen: Sequence[int],
+        n_sampled: int,
+        matcher: Matcher | None = None,
+        top_logprobs: int | None = None,
     ) -> Sampler:
         """A sampler for one sequence, see :class:`Sampler`."""
         return Sampler(
@@ -121,6 +130,8 @@ class Runtime:
             ignore_eos=ignore_eos,
             seen=seen,
             n_sampled=n_sampled,
+            matcher=matcher,
+            top_logprobs=top_logprobs,
         )
 
     def _allocate_batch(self, n_batch: int) -> None:

@@ -20,11 +20,19 @@ import structlog
 from rpcmesh import config
 from rpcmesh.coordinator import state
 from rpcmesh.coordinator.failover import Failover, Stage
-from rpcmesh.coordinator.open_answer import OpenAnswer
+from rpcmesh.coordinator.open_answer import FRUITLESS_ENGINES_MAX, OpenAnswer
 from rpcmesh.coordinator.seat import Seat
 from rpcmesh.coordinator.standby import Standby
 from rpcmesh.engine.client import Engine, EngineLost, EngineRequestError
-from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
+from rpcmesh.engine.messages import (
+    Delta,
+    DeviceSpec,
+    Embedded,
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    LoadSpec,
+)
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.supervise import restart
 
@@ -153,6 +161,23 @@ class ModelHost:
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
         return self._counted(self._answer(OpenAnswer(request, secrets.randbits(32))))
+
+    async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
+        """All vectors of one request, from one engine: they are asked for again when it is lost. Raises as above."""
+        engine = self._seat.engine
+        if engine is None or model not in {known.name for known in self.models()}:
+            raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
+        self._answering += 1
+        try:
+            for _ in range(FRUITLESS_ENGINES_MAX - 1):
+                try:
+                    return await engine.embed(request)
+                except EngineLost:
+                    engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
+            return await engine.embed(request)
+        finally:
+            self._answering -= 1
+            self._idle_since = time.monotonic()
 
     async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1

@@ -99,7 +99,7 @@ class _Writer:
                 _refuse_others(schema, {word, "type"}, at)
                 return write(self, schema, at)
         kinds = schema.get("type", _implied(schema))
-        if isinstance(kinds, list):
+        if isinstance(kinds, list) and kinds:
             every = {word for kind in kinds for word in WORDS_OF_TYPE.get(str(kind), ())}
             _refuse_others(schema, every | {"type"}, at)
             return self._added(" | ".join(self._typed(schema, kind, at) for kind in kinds), at)
@@ -172,7 +172,8 @@ class _Writer:
         properties = schema.get("properties", {})
         required = schema.get("required", [])
         more = schema.get("additionalProperties", "properties" not in schema)
-        if not isinstance(properties, dict) or not isinstance(required, list):
+        names = required if isinstance(required, list) else [None]
+        if not isinstance(properties, dict) or not all(isinstance(name, str) for name in names):
             raise GrammarError(f"the schema's {at!r} has 'properties' or 'required' of another kind")
         missing = next((name for name in required if name not in properties), None)
         if missing is not None:
@@ -269,7 +270,7 @@ def _list(schema: dict[str, Any], word: str, at: str) -> list[Any]:
 def _bounds(schema: dict[str, Any], least_word: str, most_word: str, at: str) -> tuple[int, int | None]:
     least, most = schema.get(least_word, 0), schema.get(most_word)
     for word, bound in ((least_word, least), (most_word, most)):
-        if bound is not None and (type(bound) is not int or not 0 <= bound <= REPEATS_MAX):
+        if word in schema and (type(bound) is not int or not 0 <= bound <= REPEATS_MAX):
             raise GrammarError(f"the schema's {at!r} has {word!r} {bound!r}: use 0 to {REPEATS_MAX}")
     if most is not None and most < least:
         raise GrammarError(f"the schema's {at!r} has {most_word!r} {most} below {least_word!r} {least}")

@@ -13,7 +13,13 @@ from rpcmesh.errors import PeerError
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 FailureCode: TypeAlias = Literal[
-    "context_length_exceeded", "invalid_prompt", "invalid_logit_bias", "invalid_grammar", "engine_error", "overloaded"
+    "context_length_exceeded",
+    "invalid_prompt",
+    "invalid_logit_bias",
+    "invalid_grammar",
+    "model_not_supported",
+    "engine_error",
+    "overloaded",
 ]
 
 
@@ -52,7 +58,7 @@ class DeviceLayers(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True):
-    """A model that has already answered: ``first_token_ms`` is the time its first real token took."""
+    """A model that has already answered: ``first_token_ms`` is the time its first real token, or vector, took."""
 
     name: str
     n_layer: int
@@ -64,6 +70,8 @@ class LoadedModel(Struct, frozen=True):
     placement: tuple[DeviceLayers, ...]
     load_s: float
     first_token_ms: float
+    # Whether it turns texts into vectors, and generates none.
+    embeds: bool = False
 
 
 class Sampling(Struct, frozen=True):
@@ -147,6 +155,13 @@ class GenerateRequest(Struct, frozen=True, tag="generate"):
     resume_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+
+
+class EmbedRequest(Struct, frozen=True, tag="embed"):
+    """One vector for each text."""
+
+    id: str
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
 
 
 class Load(Struct, frozen=True, tag="load"):
@@ -235,6 +250,14 @@ class Scored(Struct, frozen=True, tag="scored"):
     margins: tuple[float, ...]
 
 
+class Embedded(Struct, frozen=True, tag="embedded"):
+    """The vector of the request's next input: float32, little-endian, of length 1."""
+
+    id: str
+    vector: bytes
+    n_tokens: int
+
+
 class Started(Struct, frozen=True, tag="started"):
     """The process is up and llama.cpp's libraries are in it."""
 
@@ -259,8 +282,8 @@ class LoadFailed(Struct, frozen=True, tag="load_failed"):
     message: str
 
 
-Request: TypeAlias = Load | GenerateRequest | Cancel | Score | Shutdown
-Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored
+Request: TypeAlias = Load | GenerateRequest | EmbedRequest | Cancel | Score | Shutdown
+Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored | Embedded
 
 # A frame is a u32 length, little-endian, and that many bytes of msgpack. Chats are text: 64 MiB is beyond any context.
 LENGTH = struct.Struct("<I")

@@ -11,12 +11,15 @@ from datetime import datetime
 
 from rpcmesh.engine.chat import ChatError, ChatTemplate
 from rpcmesh.engine.constraint import matcher
+from rpcmesh.engine.embedding import Embedding
 from rpcmesh.engine.gbnf import GrammarError
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import DecodeError, LoadError, Runtime, Sampler
 from rpcmesh.engine.messages import (
     ChatPrompt,
     Delta,
+    Embedded,
+    EmbedRequest,
     Failure,
     FailureCode,
     FinishReason,
@@ -69,6 +72,7 @@ class Serving:
         self._runtime = Runtime(spec, log, on_progress)
         self._vocabulary = self._runtime.vocabulary
         self._scheduler = Scheduler(self._runtime.limits, self._vocabulary.eog)
+        self._embedding = Embedding(self._runtime.limits, self._runtime.embed)
         self._open: dict[str, _Completion] = {}
         self._template = self._compile_template()
         load_s = time.monotonic() - started
@@ -83,27 +87,43 @@ class Serving:
             placement=read_placement(log.load_lines, self._runtime.devices, self._runtime.n_layer),
             load_s=load_s,
             first_token_ms=self._first_token_ms(),
+            embeds=self._runtime.embeds,
         )
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle
+        return self._scheduler.idle and self._embedding.idle
 
     def submit(self, request: GenerateRequest) -> Step | Failure | None:
         """Queue a request. Answers at once when it cannot be served, or when nothing is left to generate."""
         try:
+            self._require(embeds=False)
             return self._admit(request)
         except _Refused as refused:
             return Failure(request.id, refused.code, refused.message)
 
+    def embed(self, request: EmbedRequest) -> Failure | None:
+        """Queue texts. Answers at once when they cannot be served."""
+        try:
+            self._require(embeds=True)
+            inputs = [self._prompt_tokens(each) for each in request.inputs]
+            for tokens in inputs:
+                self._require_known(tokens)
+        except _Refused as refused:
+            return Failure(request.id, refused.code, refused.message)
+        self._embedding.submit(request.id, inputs)
+        return None
+
     def cancel(self, request_id: str) -> None:
         """Forget a request; one that is not known has just finished."""
+        self._embedding.drop(request_id)
         if request_id in self._open:
             self._close(request_id)
 
     def score(self, score: Score) -> Scored | Failure:
         """Judge tokens that were chosen elsewhere. All KV cells are needed for it, so only while nobody is served."""
         try:
+            self._require(embeds=False)
             if not self.idle:
                 raise _Refused("overloaded", "tokens are scored only while no request is open")
             prompt = self._prompt_tokens(score.prompt)
@@ -117,8 +137,10 @@ class Serving:
         except DecodeError as error:
             return Failure(score.id, "engine_error", error.message)
 
-    def step(self) -> list[Step | Failure]:
+    def step(self) -> list[Step | Embedded | Failure]:
         """Decode one batch. Not to be called while idle."""
+        if not self._embedding.idle:
+            return self._embedding.step()
         batch = self._scheduler.next_batch()
         try:
             self._runtime.decode(batch)
@@ -158,6 +180,11 @@ class Serving:
             n_completion=len(resumed),
         )
         return None
+
+    def _require(self, *, embeds: bool) -> None:
+        if self._runtime.embeds != embeds:
+            does = "makes embeddings and does not generate text" if self._runtime.embeds else "makes no embeddings"
+            raise _Refused("model_not_supported", f"the model {self.model.name!r} {does}")
 
     def _require_known(self, tokens: list[int]) -> None:
         unknown = next((token for token in tokens if not 0 <= token < self._vocabulary.n_tokens), None)
@@ -237,7 +264,10 @@ class Serving:
         """Ready means that a real token came back: this one also faults in the weights and builds the graphs."""
         started = time.monotonic()
         prompt = TokenPrompt((next(iter(self._vocabulary.eog), 0),))
-        self.submit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
+        if self._runtime.embeds:
+            self._embedding.submit("warm-up", [list(prompt.token_ids)])
+        else:
+            self._admit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
         for event in self.step():
             if isinstance(event, Failure):
                 raise LoadError(f"the model loads but does not answer: {event.message}")

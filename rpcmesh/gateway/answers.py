@@ -17,6 +17,7 @@ from rpcmesh.gateway.backend import Backend
 from rpcmesh.gateway.chat import chat_reply, parse_chat
 from rpcmesh.gateway.choices import requests, side_by_side
 from rpcmesh.gateway.completions import completion_reply, parse_completion
+from rpcmesh.gateway.embedding import EmbedCall
 from rpcmesh.gateway.errors import ApiError, from_backend, internal, model_not_allowed, model_not_found, not_ready
 from rpcmesh.gateway.fields import Call
 from rpcmesh.gateway.health import coarse
@@ -78,7 +79,7 @@ class Answering:
                 raise
             raise told from error
 
-    def admit(self, call: Call, trace: Trace) -> None:
+    def admit(self, call: Call | EmbedCall, trace: Trace) -> None:
         """Raises :class:`ApiError` unless this key may use this model now."""
         # First of all the key's own limits: a key learns nothing about models that it may not use.
         if trace.key is not None and not trace.key.allows(call.model):

@@ -134,6 +134,7 @@ def call(
         "invalid_prompt": prompt_param,
         "invalid_logit_bias": "logit_bias",
         "invalid_grammar": form_param,
+        "model_not_supported": "model",
     }
     return Call(
         model=body.model,

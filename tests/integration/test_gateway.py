@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from openai.types.chat import ChatCompletionUserMessageParam
 
 from rpcmesh.engine.client import Engine
-from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel, LoadSpec
+from rpcmesh.engine.messages import Delta, Embedded, EmbedRequest, GenerateRequest, LoadedModel, LoadSpec
 from rpcmesh.gateway.app import make_app
 from rpcmesh.gateway.keys import ApiKey, mint
 from rpcmesh.gateway.server import serving
@@ -68,6 +68,10 @@ class OneEngine:
     def generate(self, model: str, request: GenerateRequest) -> AsyncIterator[Delta]:
         assert model == self.model.name
         return self.engine.generate(request)
+
+    async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
+        assert model == self.model.name
+        return await self.engine.embed(request)
 
 
 @dataclass

@@ -15,6 +15,8 @@ from rpcmesh.engine.llama.devices import BackendDevice
 from rpcmesh.engine.llama.faults import LoadError
 
 GGUF_MAGIC = b"GGUF"
+# enum llama_pooling_type: mean, first token, last token. Rank, 4, makes a number and no vector.
+POOLINGS = {b"1", b"2", b"3"}
 
 
 def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_progress: Callable[[float], bool]) -> Any:
@@ -45,6 +47,16 @@ def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_prog
         llama.llama_model_free(model)
         raise LoadError(f"model {str(path)!r} has an encoder: only decoder models generate text here")
     return model
+
+
+def pools(model: Any) -> bool:
+    """Whether the model makes a vector of a text: its GGUF then names a way to pool the tokens' own."""
+    return _metadata(model, _metadata(model, b"general.architecture") + b".pooling_type") in POOLINGS
+
+
+def _metadata(model: Any, key: bytes) -> bytes:
+    value = ctypes.create_string_buffer(256)
+    return value.value if llama.llama_model_meta_val_str(model, key, value, len(value)) >= 0 else b""
 
 
 def _check_file(path: Path) -> None:

@@ -19,6 +19,7 @@ REQUESTS: tuple[m.Request, ...] = (
         sampling=m.Sampling(logit_bias=((5, float("-inf")), (6, 1.5))),
         constraint=m.JsonSchema("{}"),
     ),
+    m.EmbedRequest("f", (m.TextPrompt("x"), m.TokenPrompt((1,)))),
     m.Cancel("a"),
     m.Shutdown(),
 )
@@ -31,6 +32,7 @@ EVENTS: tuple[m.Event, ...] = (
     m.LoadFailed("no"),
     m.Step((m.Delta("a", "Par", (1,)), m.Delta("b", "", (2,), "stop", m.Usage(3, 4)))),
     m.Step((m.Delta("a", "", (1,), logprobs=(m.TokenLogprobs(m.Candidate(b"\xc3", -0.5), ()),)),)),
+    m.Embedded("f", b"\x00\x00\x80\x3f", 2),
     m.Failure("c", "invalid_prompt", "the prompt is empty"),
 )
 

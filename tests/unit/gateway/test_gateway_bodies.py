@@ -53,6 +53,7 @@ def at_fault(prompt: str, form: str = "") -> dict[str, str]:
         "invalid_prompt": prompt,
         "invalid_logit_bias": "logit_bias",
         "invalid_grammar": form,
+        "model_not_supported": "model",
     }
 
 

@@ -1,4 +1,4 @@
-"""``python plain_embedding.py MODEL``: token lists come as JSON, vectors go as JSON, by llama.cpp alone, one at a time."""
+"""``plain_embedding.py MODEL``: token lists come as JSON, vectors go as JSON, by llama.cpp alone, one at a time."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ def main(path: str, texts: list[list[int]]) -> list[list[float]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], json.load(sys.stdin))))
+    sys.stdout.write(json.dumps(main(sys.argv[1], json.load(sys.stdin))))

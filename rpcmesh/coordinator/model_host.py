@@ -164,17 +164,20 @@ class ModelHost:
 
     async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
         """All vectors of one request, from one engine: they are asked for again when it is lost. Raises as above."""
-        engine = self._seat.engine
-        if engine is None or model not in {known.name for known in self.models()}:
+        if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
+        engine: Engine | None = None
+        n_lost = 0
         self._answering += 1
         try:
-            for _ in range(FRUITLESS_ENGINES_MAX - 1):
+            while True:
+                engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
                 try:
                     return await engine.embed(request)
                 except EngineLost:
-                    engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
-            return await engine.embed(request)
+                    n_lost += 1
+                    if n_lost == FRUITLESS_ENGINES_MAX:
+                        raise
         finally:
             self._answering -= 1
             self._idle_since = time.monotonic()

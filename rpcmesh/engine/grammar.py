@@ -15,11 +15,11 @@ from rpcmesh.engine.gbnf import GrammarError, Rules
 
 # Readings of one text at the same time. JSON needs a handful; a grammar that doubles them with each letter has no end.
 READINGS_MAX = 1_000
-# Stacks that are looked at for one token, and that one answer may leave behind: about 0.2 s, and some 60 MB.
-WORK_MAX = 300_000
+# Stacks that are looked at for one token, and that one answer may leave behind: some 0.1 s, and 60 MB.
+WORK_MAX = 100_000
 STACKS_MAX = 300_000
-# Transitions that are remembered.
-REMEMBERED_MAX = 100_000
+# Readings in the states that are remembered: some 60 MB.
+REMEMBERED_MAX = 500_000
 
 EMPTY = 0
 State = frozenset[int]
@@ -54,6 +54,7 @@ class Matcher:
         self._stacks: list[tuple[int, int]] = [(-1, -1)]
         self._numbers: dict[tuple[int, int], int] = {}
         self._next: dict[tuple[State, str], State] = {}
+        self._n_remembered = 0
         self._work = 0
         self._state = self._settled(self._pushed(start, EMPTY) for start in rules.starts[rules.root])
         # The bytes of a code point that is not complete.
@@ -130,8 +131,10 @@ class Matcher:
         following = self._settled(
             self._pushed(place + 1, below) for place, below in self._tops(state) if self._matches(place, code, code)
         )
-        if len(self._next) >= REMEMBERED_MAX:
+        self._n_remembered += 1 + len(following)
+        if self._n_remembered > REMEMBERED_MAX:
             self._next.clear()
+            self._n_remembered = 0
         self._next[state, character] = following
         return following
 

@@ -274,7 +274,7 @@ async def test_a_biased_token_is_never_said(gateway: Gateway) -> None:
         max_tokens=1,
         extra_body={"return_token_ids": True},
     )
-    (token,) = plain.choices[0].model_extra["token_ids"] if plain.choices[0].model_extra else ()
+    (token,) = (plain.choices[0].model_extra or {})["token_ids"]
     answer = await gateway.client.completions.create(
         model=MODEL, prompt="The capital of France is", temperature=0, max_tokens=8, logit_bias={str(token): -100}
     )

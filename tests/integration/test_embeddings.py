@@ -10,12 +10,13 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
+import one_engine
 import openai
 import pytest
-import test_gateway
 from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
 from meshed_engine import FRANCE, answer, request, start, worker
 from recordings.models import BY_NAME
@@ -130,18 +131,19 @@ async def test_a_text_that_cannot_be_embedded_fails_alone(
         assert len(await vectors(engine, [(1,) * 128], "good")) == 1
 
 
-@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize("encoding", ["float", openai.omit])
 async def test_the_openai_client_gets_vectors(
-    build: Build, pooling_smollm2: Path, tmp_path: Path, encoding: str
+    build: Build, pooling_smollm2: Path, tmp_path: Path, encoding: Any
 ) -> None:
-    async with test_gateway.running(build.lib_dir, pooling_smollm2, tmp_path) as gateway:
-        # Without a word about it the client asks for base64, and decodes it.
-        asked = {"encoding_format": "float"} if encoding == "float" else {}
+    async with one_engine.running(build.lib_dir, pooling_smollm2, tmp_path) as gateway:
         found = await gateway.client.embeddings.create(
-            model=test_gateway.MODEL, input=["The sky is blue.", "The sky is blue today.", "x = 5;"], **asked
+            model=one_engine.MODEL,
+            input=["The sky is blue.", "The sky is blue today.", "x = 5;"],
+            # Without a word about it the client asks for base64, and decodes it.
+            encoding_format=encoding,
         )
         with pytest.raises(openai.BadRequestError) as caught:
-            await gateway.client.completions.create(model=test_gateway.MODEL, prompt="hi")
+            await gateway.client.completions.create(model=one_engine.MODEL, prompt="hi")
 
     first, second, other = (np.array(each.embedding) for each in found.data)
     assert first @ second > first @ other
@@ -150,7 +152,7 @@ async def test_the_openai_client_gets_vectors(
 
 
 async def test_a_model_that_generates_makes_no_vectors(build: Build, smollm2: Path, tmp_path: Path) -> None:
-    async with test_gateway.running(build.lib_dir, smollm2, tmp_path) as gateway:
+    async with one_engine.running(build.lib_dir, smollm2, tmp_path) as gateway:
         with pytest.raises(openai.BadRequestError) as caught:
-            await gateway.client.embeddings.create(model=test_gateway.MODEL, input="hi")
+            await gateway.client.embeddings.create(model=one_engine.MODEL, input="hi")
     assert (caught.value.code, caught.value.param) == ("model_not_supported", "model")

@@ -14,10 +14,7 @@ from hypothesis import strategies as st
 from rpcmesh.engine.messages import (
     ChatMessage,
     ChatPrompt,
-    Constraint,
-    GbnfGrammar,
     GenerateRequest,
-    JsonSchema,
     Sampling,
     TextPrompt,
     TokenPrompt,
@@ -303,60 +300,6 @@ def test_a_refusal_names_the_exact_place(
 )
 def test_a_prompt_is_one_text_or_one_token_list(prompt: object, expected: object) -> None:
     assert completion(prompt=prompt).request.prompt == expected
-
-
-OBJECT = {"type": "object"}
-
-
-@pytest.mark.parametrize("parse", [chat, completion])
-@pytest.mark.parametrize(
-    ("changes", "constraint", "to_blame"),
-    [
-        ({"grammar": 'root ::= "x"'}, GbnfGrammar('root ::= "x"'), "grammar"),
-        ({"json_schema": OBJECT}, JsonSchema('{"type":"object"}'), "json_schema"),
-        ({"json_schema": False}, JsonSchema("false"), "json_schema"),
-        ({"response_format": {"type": "json_object"}}, JsonSchema('{"type":"object"}'), "response_format"),
-        (
-            {"response_format": {"type": "json_object", "schema": {"type": "array"}}},
-            JsonSchema('{"type":"array"}'),
-            "response_format",
-        ),
-        (
-            {
-                "response_format": {
-                    "type": "json_schema",
-                    "json_schema": {"name": "x", "strict": True, "schema": {"const": "é"}},
-                }
-            },
-            JsonSchema('{"const":"é"}'),
-            "response_format",
-        ),
-    ],
-)
-def test_a_form_of_the_answer_reaches_the_engine(
-    parse: Callable[..., Call], changes: dict[str, Any], constraint: Constraint, to_blame: str
-) -> None:
-    call = parse(**changes)
-    assert call.request.constraint == constraint
-    assert call.at_fault["invalid_grammar"] == to_blame
-
-
-@pytest.mark.parametrize(
-    ("parse", "changes", "top_logprobs"),
-    [
-        (chat, {}, None),
-        (chat, {"logprobs": True}, 0),
-        (chat, {"logprobs": True, "top_logprobs": 20}, 20),
-        (chat, {"top_logprobs": 0}, None),
-        (completion, {}, None),
-        (completion, {"logprobs": 0}, 0),
-        (completion, {"logprobs": 5}, 5),
-    ],
-)
-def test_log_probabilities_are_a_number_of_best_tokens_beside_the_sampled_one(
-    parse: Callable[..., Call], changes: dict[str, Any], top_logprobs: int | None
-) -> None:
-    assert parse(**changes).request.top_logprobs == top_logprobs
 
 
 def test_roles_names_and_parts_become_messages() -> None:

@@ -207,7 +207,8 @@ class Serving:
         if not tokens:
             raise _Refused("invalid_prompt", "the prompt is empty")
         n_ctx = self._runtime.limits.n_ctx
-        if len(tokens) >= n_ctx:
+        # The first token that is generated needs a place too.
+        if len(tokens) + (not self._runtime.embeds) > n_ctx:
             raise _Refused(
                 "context_length_exceeded",
                 f"this model's maximum context length is {n_ctx} tokens, but the prompt has {len(tokens)}",

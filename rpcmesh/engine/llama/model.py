@@ -15,8 +15,9 @@ from rpcmesh.engine.llama.devices import BackendDevice
 from rpcmesh.engine.llama.faults import LoadError
 
 GGUF_MAGIC = b"GGUF"
-# enum llama_pooling_type: mean, first token, last token. Rank, 4, makes a number and no vector.
-POOLINGS = {b"1", b"2", b"3"}
+# enum llama_pooling_type, as the GGUF has it: mean, first token and last token make a vector, rank makes a number.
+VECTORS = {b"1", b"2", b"3"}
+RANK = b"4"
 
 
 def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_progress: Callable[[float], bool]) -> Any:
@@ -46,12 +47,19 @@ def load_model(path: Path, placed_on: Sequence[BackendDevice], log: Log, on_prog
     if llama.llama_model_has_encoder(model):
         llama.llama_model_free(model)
         raise LoadError(f"model {str(path)!r} has an encoder: only decoder models generate text here")
+    if _pooling(model) == RANK:
+        llama.llama_model_free(model)
+        raise LoadError(f"model {str(path)!r} ranks texts: only models that generate or embed them are served here")
     return model
 
 
 def pools(model: Any) -> bool:
     """Whether the model makes a vector of a text: its GGUF then names a way to pool the tokens' own."""
-    return _metadata(model, _metadata(model, b"general.architecture") + b".pooling_type") in POOLINGS
+    return _pooling(model) in VECTORS
+
+
+def _pooling(model: Any) -> bytes:
+    return _metadata(model, _metadata(model, b"general.architecture") + b".pooling_type")
 
 
 def _metadata(model: Any, key: bytes) -> bytes:

@@ -47,7 +47,7 @@ class Runtime:
         self.embeds = pools(model)
         if self.embeds:
             # A text must fit one batch: its vector is made of all its tokens at once.
-            n_ctx = min(n_ctx, n_batch + 1)
+            n_ctx = min(n_ctx, n_batch)
         self.limits = Limits(n_ctx=n_ctx, n_seq_max=spec.n_seq_max, n_batch=n_batch)
         self._n_embd: int = llama.llama_model_n_embd_out(model)
         params = _context_params(self.limits, spec)

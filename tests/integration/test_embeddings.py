@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metada
 from meshed_engine import FRANCE, answer, request, start, worker
 from recordings.models import BY_NAME
 
-from rpcmesh.engine.client import Engine, EngineRequestError
+from rpcmesh.engine.client import Engine, EngineLoadError, EngineRequestError
 from rpcmesh.engine.messages import DeviceSpec, EmbedRequest, LoadSpec, TextPrompt, TokenPrompt
 from rpcmesh.native_build import Build
 
@@ -129,6 +130,14 @@ async def test_a_text_that_cannot_be_embedded_fails_alone(
             await engine.embed(EmbedRequest("bad", (TokenPrompt((1,)), TokenPrompt(text))))
         assert raised.value.code == code
         assert len(await vectors(engine, [(1,) * 128], "good")) == 1
+
+
+async def test_a_model_that_ranks_is_not_loaded(build: Build, tmp_path: Path) -> None:
+    bert = BY_NAME["bert"]
+    model = dataclasses.replace(bert, name="ranking", arch="bert", keys=bert.keys | {"pooling_type": 4}).write(tmp_path)
+    async with await start(build) as engine:
+        with pytest.raises(EngineLoadError, match="ranks texts"):
+            await engine.load(LoadSpec("m", str(model)))
 
 
 @pytest.mark.parametrize("encoding", ["float", openai.omit])

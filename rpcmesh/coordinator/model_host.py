@@ -22,11 +22,19 @@ from rpcmesh.coordinator import moves, state
 from rpcmesh.coordinator.failover import Failover, Stage
 from rpcmesh.coordinator.moves import Ended, Load, Wait
 from rpcmesh.coordinator.needs import Needs
-from rpcmesh.coordinator.open_answer import OpenAnswer
+from rpcmesh.coordinator.open_answer import FRUITLESS_ENGINES_MAX, OpenAnswer
 from rpcmesh.coordinator.seat import Seat
 from rpcmesh.coordinator.standby import Standby
 from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineRequestError
-from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
+from rpcmesh.engine.messages import (
+    Delta,
+    DeviceSpec,
+    Embedded,
+    EmbedRequest,
+    GenerateRequest,
+    LoadedModel,
+    LoadSpec,
+)
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.gateway.backend import ClusterCapacityError
 from rpcmesh.plan.facts import ModelFacts
@@ -145,6 +153,26 @@ class ModelHost:
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
         return self._counted(self._answer(model, OpenAnswer(request, secrets.randbits(32))))
+
+    async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
+        """All vectors of one request, from one engine: they are asked for again when it is lost. Raises as above."""
+        if model not in {*self.awaited(), *(known.name for known in self.models())}:
+            raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
+        engine: Engine | None = None
+        n_lost = 0
+        self._answering += 1
+        try:
+            while True:
+                engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
+                try:
+                    return await engine.embed(request)
+                except EngineLost:
+                    n_lost += 1
+                    if n_lost == FRUITLESS_ENGINES_MAX:
+                        raise
+        finally:
+            self._answering -= 1
+            self._idle_since = time.monotonic()
 
     async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1

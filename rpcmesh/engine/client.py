@@ -14,6 +14,8 @@ from rpcmesh.engine.child import Child, EngineLost
 from rpcmesh.engine.messages import (
     Cancel,
     Delta,
+    Embedded,
+    EmbedRequest,
     Event,
     Failure,
     FailureCode,
@@ -56,6 +58,20 @@ class EngineRequestError(RpcmeshError):
         self.code: FailureCode = code
 
 
+class _Gathering:
+    """The vectors of one request, until all have come."""
+
+    def __init__(self, n_inputs: int, whole: asyncio.Future[tuple[Embedded, ...]]) -> None:
+        self._n_inputs = n_inputs
+        self._vectors: list[Embedded] = []
+        self.whole = whole
+
+    def take(self, vector: Embedded) -> None:
+        self._vectors.append(vector)
+        if len(self._vectors) == self._n_inputs:
+            _settle(self.whole, tuple(self._vectors))
+
+
 class Engine:
     """One engine process: ``async with await Engine.start(...) as engine``.
 
@@ -73,6 +89,7 @@ class Engine:
         self._on_progress: Callable[[float], None] | None = None
         self._streams: dict[str, asyncio.Queue[Delta | RpcmeshError]] = {}
         self._scores: dict[str, asyncio.Future[tuple[float, ...]]] = {}
+        self._gatherings: dict[str, _Gathering] = {}
 
     @classmethod
     async def start(cls, *, lib_dir: Path, on_log: Callable[[str], None]) -> Engine:
@@ -154,6 +171,25 @@ class Engine:
         finally:
             del self._scores[score.id]
 
+    async def embed(self, request: EmbedRequest) -> tuple[Embedded, ...]:
+        """A vector for each input. Cancelling the caller cancels it in the engine.
+
+        ``request.id`` must never have been used with this engine. Raises EngineRequestError, EngineLost.
+        """
+        if request.id in self._gatherings:
+            raise ValueError(f"request id {request.id!r} is in use")
+        self._require_alive()
+        whole: asyncio.Future[tuple[Embedded, ...]] = asyncio.get_running_loop().create_future()
+        self._gatherings[request.id] = _Gathering(len(request.inputs), whole)
+        try:
+            self._ask(request)
+            return await whole
+        except asyncio.CancelledError:
+            self._child.send(Cancel(request.id))
+            raise
+        finally:
+            del self._gatherings[request.id]
+
     async def lost(self) -> EngineLost:
         """Waits for the process's end, whatever its reason, and says what is known about it."""
         return await asyncio.shield(self._lost)
@@ -174,7 +210,7 @@ class Engine:
             self._child.kill()
         await self.lost()
 
-    def _ask(self, request: GenerateRequest | Score) -> None:
+    def _ask(self, request: GenerateRequest | EmbedRequest | Score) -> None:
         try:
             self._child.send(request)
         except UnicodeEncodeError as error:
@@ -191,8 +227,12 @@ class Engine:
                     self._deliver(delta.id, delta)
             case Failure(request_id, code, message):
                 refused = EngineRequestError(code, message)
-                if not _settle(self._scores.get(request_id), refused):
+                if request_id in self._gatherings:
+                    _settle(self._gatherings[request_id].whole, refused)
+                elif not _settle(self._scores.get(request_id), refused):
                     self._deliver(request_id, refused)
+            case Embedded(request_id) if request_id in self._gatherings:
+                self._gatherings[request_id].take(event)
             case Scored(score_id, margins):
                 _settle(self._scores.get(score_id), margins)
             case Progress(fraction):
@@ -213,7 +253,8 @@ class Engine:
 
     def _on_lost(self, lost: EngineLost) -> None:
         self._lost.set_result(lost)
-        for waiting in (self._started, self._loaded, *self._scores.values()):
+        gathering = (each.whole for each in self._gatherings.values())
+        for waiting in (self._started, self._loaded, *self._scores.values(), *gathering):
             _settle(waiting, _again(lost))
         for stream in self._streams.values():
             stream.put_nowait(_again(lost))

@@ -12,7 +12,15 @@ from msgspec import Struct
 from rpcmesh.errors import PeerError
 
 FinishReason: TypeAlias = Literal["stop", "length"]
-FailureCode: TypeAlias = Literal["context_length_exceeded", "invalid_prompt", "engine_error", "overloaded"]
+FailureCode: TypeAlias = Literal[
+    "context_length_exceeded",
+    "invalid_prompt",
+    "invalid_logit_bias",
+    "invalid_grammar",
+    "model_not_supported",
+    "engine_error",
+    "overloaded",
+]
 
 
 class DeviceSpec(Struct, frozen=True):
@@ -55,7 +63,7 @@ class DeviceLayers(Struct, frozen=True):
 
 
 class LoadedModel(Struct, frozen=True):
-    """A model that has already answered: ``first_token_ms`` is the time its first real token took."""
+    """A model that has already answered: ``first_token_ms`` is the time its first real token, or vector, took."""
 
     name: str
     n_layer: int
@@ -67,10 +75,15 @@ class LoadedModel(Struct, frozen=True):
     placement: tuple[DeviceLayers, ...]
     load_s: float
     first_token_ms: float
+    # Whether it turns texts into vectors, and generates none.
+    embeds: bool = False
 
 
 class Sampling(Struct, frozen=True):
-    """How the next token is chosen. Temperature 0 is greedy; ``top_k`` 0 is off; without ``seed`` each run differs."""
+    """How the next token is chosen. Temperature 0 is greedy; ``top_k`` 0 is off; without ``seed`` each run differs.
+
+    ``logit_bias`` pairs a token id with what is added to its logit; minus infinity forbids the token.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -81,6 +94,22 @@ class Sampling(Struct, frozen=True):
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class GbnfGrammar(Struct, frozen=True, tag="gbnf"):
+    """A grammar as llama.cpp writes them; the answer is what its rule ``root`` describes."""
+
+    text: str
+
+
+class JsonSchema(Struct, frozen=True, tag="json_schema"):
+    """The answer is one JSON value that this schema, itself a JSON text, describes."""
+
+    text: str
+
+
+Constraint: TypeAlias = GbnfGrammar | JsonSchema
 
 
 class ChatMessage(Struct, frozen=True):
@@ -118,6 +147,8 @@ class GenerateRequest(Struct, frozen=True, tag="generate"):
     ``resume_token_ids`` are tokens of this same completion that an engine now lost had already delivered. They are
     neither sent again nor sampled again: the first delta continues after them, text held back for a stop string
     or half a code point included, and they count towards ``max_tokens`` and the usage.
+
+    ``top_logprobs`` asks for each token's log probability and for those of so many best tokens; None for neither.
     """
 
     id: str
@@ -127,6 +158,15 @@ class GenerateRequest(Struct, frozen=True, tag="generate"):
     sampling: Sampling = Sampling()
     ignore_eos: bool = False
     resume_token_ids: tuple[int, ...] = ()
+    constraint: Constraint | None = None
+    top_logprobs: int | None = None
+
+
+class EmbedRequest(Struct, frozen=True, tag="embed"):
+    """One vector for each text."""
+
+    id: str
+    inputs: tuple[TextPrompt | TokenPrompt, ...]
 
 
 class Load(Struct, frozen=True, tag="load"):
@@ -154,17 +194,36 @@ class Shutdown(Struct, frozen=True, tag="shutdown"):
 
 
 class Usage(Struct, frozen=True):
-    """``completion_tokens`` counts every sampled token, an end-of-generation token included."""
+    """``completion_tokens`` counts every sampled token, an end-of-generation token included.
+
+    ``cached_tokens`` of the prompt were in the KV cache already.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Candidate(Struct, frozen=True):
+    """A token, by its bytes, and the logarithm of its probability by the model alone: before penalties or a bias."""
+
+    piece: bytes
+    logprob: float
+
+
+class TokenLogprobs(Struct, frozen=True):
+    """The token that was sampled, and the best ones at its place in falling order."""
+
+    sampled: Candidate
+    best: tuple[Candidate, ...]
 
 
 class Delta(Struct, frozen=True):
     """What one step added to one request.
 
     ``text`` may be empty while ``token_ids`` is not: half a code point, or what could become a stop string, is held
-    back. ``finish_reason`` and ``usage`` come with the last delta only.
+    back. ``logprobs``, where asked for, come with their token and not with its text; an end-of-generation token, which
+    has no text, has none. ``finish_reason`` and ``usage`` come with the last delta only.
     """
 
     id: str
@@ -172,6 +231,7 @@ class Delta(Struct, frozen=True):
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Step(Struct, frozen=True, tag="step"):
@@ -193,6 +253,14 @@ class Scored(Struct, frozen=True, tag="scored"):
 
     id: str
     margins: tuple[float, ...]
+
+
+class Embedded(Struct, frozen=True, tag="embedded"):
+    """The vector of the request's next input: float32, little-endian, of length 1."""
+
+    id: str
+    vector: bytes
+    n_tokens: int
 
 
 class Started(Struct, frozen=True, tag="started"):
@@ -220,8 +288,8 @@ class LoadFailed(Struct, frozen=True, tag="load_failed"):
     memory: bool = False
 
 
-Request: TypeAlias = Load | GenerateRequest | Cancel | Score | Shutdown
-Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored
+Request: TypeAlias = Load | GenerateRequest | EmbedRequest | Cancel | Score | Shutdown
+Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored | Embedded
 
 # A frame is a u32 length, little-endian, and that many bytes of msgpack. Chats are text: 64 MiB is beyond any context.
 LENGTH = struct.Struct("<I")

@@ -17,6 +17,7 @@ from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import LoadError, NoMemoryError, attach_log
 from rpcmesh.engine.messages import (
     Cancel,
+    EmbedRequest,
     Event,
     Failure,
     GenerateRequest,
@@ -90,8 +91,8 @@ class EngineProcess:
         match request:
             case Load(spec):
                 self._link.send(self._load(spec))
-            case GenerateRequest():
-                self._generate(request)
+            case GenerateRequest() | EmbedRequest():
+                self._submit(request)
             case Score():
                 self._score(request)
             case Cancel(request_id) if self._serving is not None:
@@ -125,11 +126,14 @@ class EngineProcess:
 
         return report
 
-    def _generate(self, request: GenerateRequest) -> None:
+    def _submit(self, request: GenerateRequest | EmbedRequest) -> None:
         if self._serving is None:
             self._link.send(Failure(request.id, "engine_error", "no model is loaded"))
             return
-        answer = self._serving.submit(request)
+        if isinstance(request, EmbedRequest):
+            answer: Event | None = self._serving.embed(request)
+        else:
+            answer = self._serving.submit(request)
         if answer is not None:
             self._link.send(answer)
 

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rpcmesh.engine.chat import ChatError, ChatTemplate
+from rpcmesh.engine.constraint import matcher
+from rpcmesh.engine.embedding import Embedding
+from rpcmesh.engine.gbnf import GrammarError
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import DecodeError, LoadError, Runtime, Sampler
 from rpcmesh.engine.messages import (
     ChatPrompt,
     Delta,
+    Embedded,
+    EmbedRequest,
     Failure,
     FailureCode,
     FinishReason,
@@ -67,6 +72,7 @@ class Serving:
         self._runtime = Runtime(spec, log, on_progress)
         self._vocabulary = self._runtime.vocabulary
         self._scheduler = Scheduler(self._runtime.limits, self._vocabulary.eog)
+        self._embedding = Embedding(self._runtime.limits, self._runtime.embed)
         self._open: dict[str, _Completion] = {}
         self._template = self._compile_template()
         load_s = time.monotonic() - started
@@ -81,27 +87,43 @@ class Serving:
             placement=read_placement(log.load_lines, self._runtime.devices, self._runtime.n_layer),
             load_s=load_s,
             first_token_ms=self._first_token_ms(),
+            embeds=self._runtime.embeds,
         )
 
     @property
     def idle(self) -> bool:
-        return self._scheduler.idle
+        return self._scheduler.idle and self._embedding.idle
 
     def submit(self, request: GenerateRequest) -> Step | Failure | None:
         """Queue a request. Answers at once when it cannot be served, or when nothing is left to generate."""
         try:
+            self._require(embeds=False)
             return self._admit(request)
         except _Refused as refused:
             return Failure(request.id, refused.code, refused.message)
 
+    def embed(self, request: EmbedRequest) -> Failure | None:
+        """Queue texts. Answers at once when they cannot be served."""
+        try:
+            self._require(embeds=True)
+            inputs = [self._prompt_tokens(each) for each in request.inputs]
+            for tokens in inputs:
+                self._require_known(tokens)
+        except _Refused as refused:
+            return Failure(request.id, refused.code, refused.message)
+        self._embedding.submit(request.id, inputs)
+        return None
+
     def cancel(self, request_id: str) -> None:
         """Forget a request; one that is not known has just finished."""
+        self._embedding.drop(request_id)
         if request_id in self._open:
             self._close(request_id)
 
     def score(self, score: Score) -> Scored | Failure:
         """Judge tokens that were chosen elsewhere. All KV cells are needed for it, so only while nobody is served."""
         try:
+            self._require(embeds=False)
             if not self.idle:
                 raise _Refused("overloaded", "tokens are scored only while no request is open")
             prompt = self._prompt_tokens(score.prompt)
@@ -115,8 +137,10 @@ class Serving:
         except DecodeError as error:
             return Failure(score.id, "engine_error", error.message)
 
-    def step(self) -> list[Step | Failure]:
+    def step(self) -> list[Step | Embedded | Failure]:
         """Decode one batch. Not to be called while idle."""
+        if not self._embedding.idle:
+            return self._embedding.step()
         batch = self._scheduler.next_batch()
         try:
             self._runtime.decode(batch)
@@ -125,15 +149,17 @@ class Serving:
                 self._close(chunk.id)
             return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
         tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
-        deltas = tuple(self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens))
-        return [Step(deltas)] if deltas else []
+        told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens)]
+        deltas = tuple(delta for delta in told if isinstance(delta, Delta))
+        failures = [failure for failure in told if isinstance(failure, Failure)]
+        return [Step(deltas), *failures] if deltas else [*failures]
 
     def _admit(self, request: GenerateRequest) -> Step | None:
         if self._scheduler.n_waiting >= WAITING_MAX:
             raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
         if request.id in self._open:
             raise _Refused("engine_error", f"request id {request.id!r} is in use")
-        _check(request.sampling)
+        _check(request.sampling, self._vocabulary.n_tokens)
         prompt = self._prompt_tokens(request.prompt)
         resumed = list(request.resume_token_ids)
         tokens = prompt + resumed
@@ -149,14 +175,20 @@ class Serving:
         if text.stopped or (left is not None and left < 1):
             reason: FinishReason = "stop" if text.stopped else "length"
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
+        sampler = self._sampler(request, tokens, len(resumed))
         self._scheduler.submit(request.id, tokens, left)
         self._open[request.id] = _Completion(
-            sampler=self._sampler(request.sampling, request.ignore_eos, tokens, len(resumed)),
+            sampler=sampler,
             text=text,
             n_prompt=len(prompt),
             n_completion=len(resumed),
         )
         return None
+
+    def _require(self, *, embeds: bool) -> None:
+        if self._runtime.embeds != embeds:
+            does = "makes embeddings and does not generate text" if self._runtime.embeds else "makes no embeddings"
+            raise _Refused("model_not_supported", f"the model {self.model.name!r} {does}")
 
     def _require_known(self, tokens: list[int]) -> None:
         unknown = next((token for token in tokens if not 0 <= token < self._vocabulary.n_tokens), None)
@@ -179,27 +211,43 @@ class Serving:
         if not tokens:
             raise _Refused("invalid_prompt", "the prompt is empty")
         n_ctx = self._runtime.limits.n_ctx
-        if len(tokens) >= n_ctx:
+        # The first token that is generated needs a place too.
+        if len(tokens) + (not self._runtime.embeds) > n_ctx:
             raise _Refused(
                 "context_length_exceeded",
                 f"this model's maximum context length is {n_ctx} tokens, but the prompt has {len(tokens)}",
             )
         return tokens
 
-    def _sampler(self, sampling: Sampling, ignore_eos: bool, tokens: list[int], n_sampled: int) -> Sampler:
-        seed = secrets.randbits(32) if sampling.seed is None else sampling.seed
-        return self._runtime.sampler(sampling, seed=seed, ignore_eos=ignore_eos, seen=tokens, n_sampled=n_sampled)
+    def _sampler(self, request: GenerateRequest, tokens: list[int], n_sampled: int) -> Sampler:
+        seed = request.sampling.seed
+        try:
+            return self._runtime.sampler(
+                request.sampling,
+                seed=secrets.randbits(32) if seed is None else seed,
+                ignore_eos=request.ignore_eos,
+                seen=tokens,
+                n_sampled=n_sampled,
+                matcher=None if request.constraint is None else matcher(request.constraint),
+                top_logprobs=request.top_logprobs,
+            )
+        except GrammarError as error:
+            raise _Refused("invalid_grammar", error.message) from error
 
-    def _delta(self, sampled: Sampled) -> Delta:
+    def _delta(self, sampled: Sampled) -> Delta | Failure:
         completion = self._open[sampled.id]
+        fault, logprobs = completion.sampler.fault, completion.sampler.logprobs
+        if fault is not None:
+            self._close(sampled.id, sampled.slot if sampled.finish else None)
+            return Failure(sampled.id, "invalid_grammar", fault)
         completion.n_completion += 1
         emitted = completion.text.push(self._vocabulary.piece(sampled.token))
         finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
         if finish is None:
-            return Delta(sampled.id, emitted, (sampled.token,))
+            return Delta(sampled.id, emitted, (sampled.token,), logprobs=logprobs)
         self._close(sampled.id, sampled.slot)
         emitted += completion.text.finish()
-        return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage)
+        return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage, logprobs)
 
     def _close(self, request_id: str, slot: int | None = None) -> None:
         """Free all that a request holds. ``slot`` is given when the scheduler has dropped the sequence itself."""
@@ -221,14 +269,17 @@ class Serving:
         """Ready means that a real token came back: this one also faults in the weights and builds the graphs."""
         started = time.monotonic()
         prompt = TokenPrompt((next(iter(self._vocabulary.eog), 0),))
-        self.submit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
+        if self._runtime.embeds:
+            self._embedding.submit("warm-up", [list(prompt.token_ids)])
+        else:
+            self._admit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
         for event in self.step():
             if isinstance(event, Failure):
                 raise LoadError(f"the model loads but does not answer: {event.message}")
         return (time.monotonic() - started) * 1000
 
 
-def _check(sampling: Sampling) -> None:
+def _check(sampling: Sampling, n_vocab: int) -> None:
     """Refuse what would be undefined behaviour in llama.cpp: one bad request must not end the others' engine."""
     if "" in sampling.stop:
         raise _Refused("invalid_prompt", "a stop string is empty")
@@ -240,6 +291,11 @@ def _check(sampling: Sampling) -> None:
             raise _Refused("invalid_prompt", f"{name} {value} is not a finite number")
     if sampling.repeat_penalty <= 0:
         raise _Refused("invalid_prompt", f"repeat_penalty {sampling.repeat_penalty} is not above 0")
+    for token, bias in sampling.logit_bias:
+        if not 0 <= token < n_vocab:
+            raise _Refused("invalid_logit_bias", f"token {token} is not in the vocabulary of {n_vocab}")
+        if math.isnan(bias) or bias == math.inf:
+            raise _Refused("invalid_logit_bias", f"the bias {bias} of token {token} is not a number")
 
 
 def _strftime_now(pattern: str) -> str:

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
 
-from rpcmesh.engine.messages import Delta
 from rpcmesh.errors import RpcmeshError
 from rpcmesh.gateway import sse
 from rpcmesh.gateway.access import TRACE, Trace
-from rpcmesh.gateway.backend import Backend, closing
-from rpcmesh.gateway.chat import ChatReply, parse_chat
-from rpcmesh.gateway.completions import CompletionReply, parse_completion
+from rpcmesh.gateway.backend import Backend
+from rpcmesh.gateway.chat import chat_reply, parse_chat
+from rpcmesh.gateway.choices import requests, side_by_side
+from rpcmesh.gateway.completions import completion_reply, parse_completion
+from rpcmesh.gateway.embedding import EmbedCall
 from rpcmesh.gateway.errors import ApiError, from_backend, internal, model_not_allowed, model_not_found, not_ready
 from rpcmesh.gateway.fields import Call
 from rpcmesh.gateway.health import coarse
-from rpcmesh.gateway.reply import Outcome, Reply, collect, events
+from rpcmesh.gateway.reply import Choices, Outcome, Reply, collect, events
 from rpcmesh.gateway.request_queue import Claim, RequestQueue
 
 log = structlog.get_logger(__name__)
@@ -35,14 +36,13 @@ class Endpoint:
 
     path: str
     id_prefix: str
-    prompt_param: str
     parse: Callable[[bytes, str], Call]
-    reply: Callable[[str, int, str, bool, bool], Reply]
+    reply: Callable[[str, int, Call], Reply]
 
 
 ENDPOINTS = (
-    Endpoint("/v1/chat/completions", "chatcmpl-", "messages", parse_chat, ChatReply),
-    Endpoint("/v1/completions", "cmpl-", "prompt", parse_completion, CompletionReply),
+    Endpoint("/v1/chat/completions", "chatcmpl-", parse_chat, chat_reply),
+    Endpoint("/v1/completions", "cmpl-", parse_completion, completion_reply),
 )
 
 
@@ -66,19 +66,20 @@ class Answering:
             priority=call.priority,
             deadline=None if call.deadline_s is None else arrived_at + call.deadline_s,
         )
-        reply = self.endpoint.reply(answer_id, int(self.now()), call.model, call.include_usage, call.token_ids)
+        reply = self.endpoint.reply(answer_id, int(self.now()), call)
         try:
-            async with closing(self.queue.generate(call.model, call.request, claim)) as deltas:
+            answers = [self.queue.generate(call.model, each, claim) for each in requests(call.request, call.n)]
+            async with side_by_side(answers) as deltas:
                 if call.stream:
-                    return await self.stream(request, deltas, reply)
-                return await self.whole(deltas, reply, trace)
+                    return await self.stream(request, deltas, call, reply)
+                return await self.whole(deltas, call, reply, trace)
         except RpcmeshError as error:
-            told = from_backend(error, self.endpoint.prompt_param)
+            told = from_backend(error, call.at_fault)
             if told is None:
                 raise
             raise told from error
 
-    def admit(self, call: Call, trace: Trace) -> None:
+    def admit(self, call: Call | EmbedCall, trace: Trace) -> None:
         """Raises :class:`ApiError` unless this key may use this model now."""
         # First of all the key's own limits: a key learns nothing about models that it may not use.
         if trace.key is not None and not trace.key.allows(call.model):
@@ -92,26 +93,24 @@ class Answering:
             raise model_not_found(call.model)
         trace.model = call.model
 
-    async def whole(self, deltas: AsyncIterator[Delta], reply: Reply, trace: Trace) -> web.Response:
-        answer = await collect(deltas)
-        trace.outcome = answer.outcome
-        body = reply.whole(answer.text, answer.token_ids, answer.outcome.finish_reason, answer.outcome.usage)
-        return web.Response(body=body, content_type="application/json")
+    async def whole(self, deltas: Choices, call: Call, reply: Reply, trace: Trace) -> web.Response:
+        choices, trace.outcome = await collect(deltas, call.n)
+        return web.Response(body=reply.whole(choices, trace.outcome.usage), content_type="application/json")
 
-    async def stream(self, request: web.Request, deltas: AsyncIterator[Delta], reply: Reply) -> web.StreamResponse:
+    async def stream(self, request: web.Request, deltas: Choices, call: Call, reply: Reply) -> web.StreamResponse:
         trace = request[TRACE]
 
         def on_end(outcome: Outcome) -> None:
             trace.outcome = outcome
 
         def error_event(error: Exception) -> bytes:
-            return self.told(error, trace).encode()
+            return self.told(error, call, trace).encode()
 
-        return await sse.respond(request, events(deltas, reply, on_end), error_event)
+        return await sse.respond(request, events(deltas, call.n, reply, on_end), error_event)
 
-    def told(self, error: Exception, trace: Trace) -> ApiError:
+    def told(self, error: Exception, call: Call, trace: Trace) -> ApiError:
         """What a client is told in the middle of a stream, where no status can be sent any more."""
-        told = from_backend(error, self.endpoint.prompt_param) if isinstance(error, RpcmeshError) else None
+        told = from_backend(error, call.at_fault) if isinstance(error, RpcmeshError) else None
         if told is None:
             log.error("request_failed", request_id=trace.request_id, exc_info=error)
             told = internal(trace.request_id)

@@ -12,6 +12,7 @@ from rpcmesh.gateway.access import add_request_id, authenticated, errors_as_json
 from rpcmesh.gateway.admission import Limits
 from rpcmesh.gateway.answers import ENDPOINTS, Answering
 from rpcmesh.gateway.backend import Backend
+from rpcmesh.gateway.embeddings import Embeddings
 from rpcmesh.gateway.health import Readiness, health
 from rpcmesh.gateway.keys import KeyStore
 from rpcmesh.gateway.models import Models
@@ -39,6 +40,7 @@ def make_app(
     )
     app.on_response_prepare.append(add_request_id)
     queue = queue or RequestQueue(backend, Limits())
+    answering = [Answering(endpoint, backend, queue, now) for endpoint in ENDPOINTS]
     models = Models(backend, created=int(now()))
     app.add_routes(
         [
@@ -46,7 +48,8 @@ def make_app(
             web.get("/readyz", Readiness(queue).readyz),
             web.get("/v1/models", models.list),
             web.get("/v1/models/{id:.+}", models.retrieve),
-            *(web.post(endpoint.path, Answering(endpoint, backend, queue, now).answer) for endpoint in ENDPOINTS),
+            *(web.post(each.endpoint.path, each.answer) for each in answering),
+            web.post("/v1/embeddings", Embeddings(backend, answering[0].admit).answer),
             *extra_routes,
         ]
     )

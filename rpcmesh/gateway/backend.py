@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel
+from rpcmesh.engine.messages import Delta, Embedded, EmbedRequest, GenerateRequest, LoadedModel
 from rpcmesh.errors import RpcmeshError
 
 
@@ -38,6 +38,10 @@ class Backend(Protocol):
         request the engine refuses, ``EngineLost`` when engines keep ending under it, and ``ClusterCapacityError`` when
         there is none left that would go on with it.
         """
+        ...
+
+    async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
+        """A vector for each input, in their order. Raises as ``generate`` does."""
         ...
 
 

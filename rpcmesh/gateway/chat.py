@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from rpcmesh.engine.messages import ChatMessage, ChatPrompt, GenerateRequest
+from rpcmesh.engine.messages import ChatMessage, ChatPrompt
 from rpcmesh.gateway.errors import invalid, unsupported_value
 from rpcmesh.gateway.fields import (
-    COMMON_HARMLESS,
     Call,
     CommonBody,
     Label,
     TokenCount,
+    call,
     decode,
     refuse_unsupported,
-    streaming,
 )
-from rpcmesh.gateway.reply import TokenIds, UsageBody
+from rpcmesh.gateway.logprobs import ChatLogprobs, chat_logprobs
+from rpcmesh.gateway.reply import Said, TokenIds, UsageBody, Whole
 
 # "developer" is what OpenAI's newer models call "system"; chat templates know the old name only.
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -45,24 +45,23 @@ class ChatBody(CommonBody, frozen=True, kw_only=True):
     messages: Annotated[tuple[MessageBody, ...], Meta(min_length=1)]
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
     function_call: Any = None
-    top_logprobs: Any = None
     modalities: Any = None
     audio: Any = None
     web_search_options: Any = None
 
 
 HARMLESS: Mapping[str, tuple[object, ...]] = {
-    **COMMON_HARMLESS,
     "tools": (None, []),
     "tool_choice": (None, "none", "auto"),
     "functions": (None, []),
     "function_call": (None, "none", "auto"),
-    "top_logprobs": (None, 0),
     "modalities": (None, ["text"]),
     "audio": (None,),
     "web_search_options": (None,),
@@ -80,23 +79,23 @@ def parse_chat(body: bytes, request_id: str) -> Call:
     """A request body, or :class:`ApiError` 400 that names the parameter at fault."""
     parsed = decode(_decoder, body)
     refuse_unsupported(parsed, HARMLESS)
-    stream, include_usage = streaming(parsed)
-    request = GenerateRequest(
-        id=request_id,
+    return call(
+        parsed,
+        request_id=request_id,
         prompt=ChatPrompt(tuple(_message(each, f"messages[{i}]") for i, each in enumerate(parsed.messages))),
+        prompt_param="messages",
         max_tokens=_max_tokens(parsed),
-        sampling=parsed.sampling(),
-        ignore_eos=parsed.ignore_eos is True,
+        top_logprobs=_top_logprobs(parsed),
     )
-    return Call(
-        model=parsed.model,
-        request=request,
-        stream=stream,
-        include_usage=include_usage,
-        token_ids=parsed.return_token_ids is True,
-        priority=parsed.priority or 0,
-        deadline_s=parsed.deadline_s,
-    )
+
+
+def _top_logprobs(body: ChatBody) -> int | None:
+    """How many beside each token's own; None where no log probabilities are wanted."""
+    if body.logprobs is True:
+        return body.top_logprobs or 0
+    if body.top_logprobs:
+        raise invalid("top_logprobs", "'top_logprobs' is allowed only with 'logprobs': true")
+    return None
 
 
 def _max_tokens(body: ChatBody) -> int | None:
@@ -154,7 +153,7 @@ class Choice(msgspec.Struct, frozen=True):
     message: Spoken
     finish_reason: str
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     token_ids: TokenIds = UNSET
 
 
@@ -162,7 +161,7 @@ class ChunkChoice(msgspec.Struct, frozen=True):
     delta: Piece
     finish_reason: str | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     token_ids: TokenIds = UNSET
 
 
@@ -190,25 +189,48 @@ class ChatReply(msgspec.Struct, frozen=True):
     model: str
     include_usage: bool = False
     token_ids: bool = False
+    logprobs: bool = False
 
-    def opening(self) -> bytes | None:
-        return self._chunk(ChunkChoice(Piece(role="assistant", content="")))
+    def opening(self, index: int) -> bytes | None:
+        return self._chunk(ChunkChoice(Piece(role="assistant", content=""), index=index))
 
-    def text(self, text: str, token_ids: tuple[int, ...]) -> bytes:
-        return self._chunk(ChunkChoice(Piece(content=text), token_ids=token_ids if self.token_ids else UNSET))
+    def chunk(self, index: int, said: Said) -> bytes:
+        choice = ChunkChoice(
+            Piece(content=said.text), index=index, logprobs=self._logprobs(said), token_ids=self._token_ids(said)
+        )
+        return self._chunk(choice)
 
-    def finish(self, reason: str) -> bytes:
-        return self._chunk(ChunkChoice(Piece(), finish_reason=reason))
+    def finish(self, index: int, reason: str) -> bytes:
+        return self._chunk(ChunkChoice(Piece(), finish_reason=reason, index=index))
 
     def usage(self, usage: UsageBody) -> bytes:
         return msgspec.json.encode(ChatChunk(self.id, self.created, self.model, (), usage))
 
-    def whole(self, text: str, token_ids: tuple[int, ...], reason: str, usage: UsageBody) -> bytes:
-        shown = token_ids if self.token_ids else UNSET
-        choice = Choice(Spoken(text), finish_reason=reason, token_ids=shown)
-        return msgspec.json.encode(ChatCompletion(self.id, self.created, self.model, (choice,), usage))
+    def whole(self, choices: Sequence[Whole], usage: UsageBody) -> bytes:
+        rows = tuple(
+            Choice(
+                Spoken(each.said.text),
+                finish_reason=each.finish_reason,
+                index=index,
+                logprobs=self._logprobs(each.said),
+                token_ids=self._token_ids(each.said),
+            )
+            for index, each in enumerate(choices)
+        )
+        return msgspec.json.encode(ChatCompletion(self.id, self.created, self.model, rows, usage))
+
+    def _logprobs(self, said: Said) -> ChatLogprobs | None:
+        return chat_logprobs(said.logprobs) if self.logprobs else None
+
+    def _token_ids(self, said: Said) -> TokenIds:
+        return said.token_ids if self.token_ids else UNSET
 
     def _chunk(self, choice: ChunkChoice) -> bytes:
         # With include_usage OpenAI sends "usage": null on every chunk but the one that carries it.
         usage = None if self.include_usage else UNSET
         return msgspec.json.encode(ChatChunk(self.id, self.created, self.model, (choice,), usage))
+
+
+def chat_reply(answer_id: str, created: int, asked: Call) -> ChatReply:
+    shows_logprobs = asked.request.top_logprobs is not None
+    return ChatReply(answer_id, created, asked.model, asked.include_usage, asked.token_ids, shows_logprobs)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from rpcmesh.engine.messages import GenerateRequest, TextPrompt, TokenPrompt
+from rpcmesh.engine.messages import TextPrompt, TokenPrompt
 from rpcmesh.gateway.errors import invalid, unsupported_value
-from rpcmesh.gateway.fields import COMMON_HARMLESS, Call, CommonBody, TokenCount, decode, refuse_unsupported, streaming
-from rpcmesh.gateway.reply import TokenIds, UsageBody
+from rpcmesh.gateway.fields import Call, CommonBody, TokenCount, TokenId, call, decode, refuse_unsupported
+from rpcmesh.gateway.logprobs import CompletionLogprobs, completion_logprobs
+from rpcmesh.gateway.reply import Said, TokenIds, UsageBody, Whole
 
 # OpenAI's documented default for this endpoint; chat has none.
 DEFAULT_MAX_TOKENS = 16
 
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Tokens = tuple[TokenId, ...]
 
 
 class CompletionBody(CommonBody, frozen=True, kw_only=True):
     prompt: str | tuple[str | TokenId | Tokens, ...]
     max_tokens: TokenCount | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
 
     best_of: Any = None
     suffix: Any = None
@@ -30,7 +31,6 @@ class CompletionBody(CommonBody, frozen=True, kw_only=True):
 
 
 HARMLESS: Mapping[str, tuple[object, ...]] = {
-    **COMMON_HARMLESS,
     "best_of": (None, 1),
     "suffix": (None, ""),
     "echo": (None, False),
@@ -43,22 +43,13 @@ def parse_completion(body: bytes, request_id: str) -> Call:
     """A request body, or :class:`ApiError` 400 that names the parameter at fault."""
     parsed = decode(_decoder, body)
     refuse_unsupported(parsed, HARMLESS)
-    stream, include_usage = streaming(parsed)
-    request = GenerateRequest(
-        id=request_id,
+    return call(
+        parsed,
+        request_id=request_id,
         prompt=_prompt(parsed.prompt),
+        prompt_param="prompt",
         max_tokens=DEFAULT_MAX_TOKENS if parsed.max_tokens is None else parsed.max_tokens,
-        sampling=parsed.sampling(),
-        ignore_eos=parsed.ignore_eos is True,
-    )
-    return Call(
-        model=parsed.model,
-        request=request,
-        stream=stream,
-        include_usage=include_usage,
-        token_ids=parsed.return_token_ids is True,
-        priority=parsed.priority or 0,
-        deadline_s=parsed.deadline_s,
+        top_logprobs=parsed.logprobs,
     )
 
 
@@ -87,7 +78,7 @@ class Choice(msgspec.Struct, frozen=True):
     text: str
     finish_reason: str | None = None
     index: int = 0
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     token_ids: TokenIds = UNSET
 
 
@@ -109,23 +100,34 @@ class CompletionReply(msgspec.Struct, frozen=True):
     model: str
     include_usage: bool = False
     token_ids: bool = False
+    logprobs: bool = False
 
-    def opening(self) -> bytes | None:
+    def opening(self, _index: int) -> bytes | None:
         return None
 
-    def text(self, text: str, token_ids: tuple[int, ...]) -> bytes:
-        return self._chunk(Choice(text, token_ids=token_ids if self.token_ids else UNSET))
+    def chunk(self, index: int, said: Said) -> bytes:
+        return self._chunk(self._choice(index, said))
 
-    def finish(self, reason: str) -> bytes:
-        return self._chunk(Choice("", finish_reason=reason))
+    def finish(self, index: int, reason: str) -> bytes:
+        return self._chunk(Choice("", finish_reason=reason, index=index))
 
     def usage(self, usage: UsageBody) -> bytes:
         return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, (), usage))
 
-    def whole(self, text: str, token_ids: tuple[int, ...], reason: str, usage: UsageBody) -> bytes:
-        choice = Choice(text, finish_reason=reason, token_ids=token_ids if self.token_ids else UNSET)
-        return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, (choice,), usage))
+    def whole(self, choices: Sequence[Whole], usage: UsageBody) -> bytes:
+        rows = tuple(self._choice(index, each.said, each.finish_reason) for index, each in enumerate(choices))
+        return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, rows, usage))
+
+    def _choice(self, index: int, said: Said, reason: str | None = None) -> Choice:
+        logprobs = completion_logprobs(said.logprobs, said.offsets) if self.logprobs else None
+        shown = said.token_ids if self.token_ids else UNSET
+        return Choice(said.text, finish_reason=reason, index=index, logprobs=logprobs, token_ids=shown)
 
     def _chunk(self, choice: Choice) -> bytes:
         usage = None if self.include_usage else UNSET
         return msgspec.json.encode(TextCompletion(self.id, self.created, self.model, (choice,), usage))
+
+
+def completion_reply(answer_id: str, created: int, asked: Call) -> CompletionReply:
+    shows_logprobs = asked.request.top_logprobs is not None
+    return CompletionReply(answer_id, created, asked.model, asked.include_usage, asked.token_ids, shows_logprobs)

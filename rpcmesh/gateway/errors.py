@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from rpcmesh.engine.client import EngineLost, EngineRequestError
@@ -126,10 +128,10 @@ def internal(request_id: str) -> ApiError:
     return ApiError(500, f"internal error: the log has it as {request_id}", kind=SERVER, code="internal_error")
 
 
-def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
+def from_backend(error: RpcmeshError, at_fault: Mapping[str, str]) -> ApiError | None:
     """What to tell the client about a failure that the backend declared, or None for one it does not know.
 
-    ``prompt_param`` is the body's name for the prompt: ``messages`` or ``prompt``.
+    ``at_fault`` names the body's parameter for each code that is the client's own fault.
     """
     match error:
         case ApiError():
@@ -139,8 +141,8 @@ def from_backend(error: RpcmeshError, prompt_param: str) -> ApiError | None:
             return ApiError(503, message, kind=SERVER, code="engine_lost", retry_after_s=RETRY_AFTER_S)
         case ClusterCapacityError():
             return cluster_capacity()
-        case EngineRequestError(code="context_length_exceeded" | "invalid_prompt" as code):
-            return invalid(prompt_param, error.message, code)
+        case EngineRequestError(code=code) if code in at_fault:
+            return invalid(at_fault[code], error.message, code)
         case EngineRequestError(code="overloaded"):
             return overloaded()
         case _:

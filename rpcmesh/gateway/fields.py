@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -9,8 +10,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from rpcmesh.engine.messages import GenerateRequest, Sampling
+from rpcmesh.engine.messages import GenerateRequest, Prompt, Sampling
 from rpcmesh.gateway.errors import ApiError, invalid, unsupported_parameter
+from rpcmesh.gateway.formats import ResponseFormat, constraint
 
 # Short enough to be quoted in an error.
 Label = Annotated[str, Meta(max_length=256)]
@@ -21,6 +23,11 @@ RepeatPenalty = Annotated[float, Meta(gt=0, le=2)]
 # llama.cpp counts tokens in 32 bits, and the wire to the engine carries 64.
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+# The bias that forbids a token.
+FORBIDS = -100
+NChoices = Annotated[int, Meta(ge=1, le=16)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1)]
 # vLLM's meaning, of which only the half that lets others go first: no key may jump the queue.
@@ -46,11 +53,17 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
+    n: NChoices | None = None
+    logit_bias: Annotated[dict[TokenId, Bias], Meta(max_length=1024)] | None = None
+    response_format: ResponseFormat | None = None
+
     # llama.cpp's own, as its server spells them
     top_k: TopK | None = None
     min_p: Share | None = None
     repeat_penalty: RepeatPenalty | None = None
     ignore_eos: bool | None = None
+    grammar: str | None = None
+    json_schema: dict[str, Any] | bool | None = None
 
     # vLLM's: the answer's tokens beside its text
     return_token_ids: bool | None = None
@@ -58,14 +71,6 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
     # The queue's: a lower priority goes first; seconds from arrival until the answer must be whole
     priority: Priority | None = None
     deadline_s: DeadlineSeconds | None = None
-
-    # Known, refused unless harmless. They are fields so that one decode finds them.
-    n: Any = None
-    logprobs: Any = None
-    logit_bias: Any = None
-    grammar: Any = None
-    json_schema: Any = None
-    response_format: Any = None
 
     def sampling(self) -> Sampling:
         return Sampling(
@@ -78,34 +83,77 @@ class CommonBody(msgspec.Struct, frozen=True, kw_only=True):
             frequency_penalty=_default(self.frequency_penalty, 0.0),
             repeat_penalty=_default(self.repeat_penalty, 1.0),
             stop=(self.stop,) if isinstance(self.stop, str) else self.stop or (),
+            logit_bias=tuple(
+                (token, -math.inf if bias == FORBIDS else bias) for token, bias in (self.logit_bias or {}).items()
+            ),
         )
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A body understood: what goes to the engine and how the client wants the answer."""
+    """A body understood: what goes to the engine and how the client wants the answer.
+
+    ``at_fault`` names the body's parameter for each code with which the engine may refuse the request.
+    """
 
     model: str
     request: GenerateRequest
     stream: bool
     include_usage: bool
+    at_fault: Mapping[str, str]
     token_ids: bool = False
     priority: int = 0
     deadline_s: float | None = None
+    n: int = 1
 
 
-# Fields that would change the answer's meaning if ignored, each with the values that ask for nothing.
-COMMON_HARMLESS: Mapping[str, tuple[object, ...]] = {
-    "n": (None, 1),
-    "logprobs": (None, False),
-    "logit_bias": (None, {}),
-    "grammar": (None, ""),
-    "json_schema": (None, {}),
-    "response_format": (None, {"type": "text"}),
-}
+def call(
+    body: CommonBody,
+    *,
+    request_id: str,
+    prompt: Prompt,
+    prompt_param: str,
+    max_tokens: int | None,
+    top_logprobs: int | None,
+) -> Call:
+    """The call that a body asks for, where the endpoints agree. Raises :class:`ApiError` for a contradiction."""
+    stream, include_usage = streaming(body)
+    form, form_param = constraint(body.response_format, body.grammar, body.json_schema)
+    if form is not None and body.ignore_eos is True:
+        raise invalid("ignore_eos", f"'ignore_eos' contradicts {form_param!r}, which says where the answer ends")
+    request = GenerateRequest(
+        id=request_id,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        sampling=body.sampling(),
+        ignore_eos=body.ignore_eos is True,
+        constraint=form,
+        top_logprobs=top_logprobs,
+    )
+    at_fault = {
+        "context_length_exceeded": prompt_param,
+        "invalid_prompt": prompt_param,
+        "invalid_logit_bias": "logit_bias",
+        "invalid_grammar": form_param,
+        "model_not_supported": "model",
+    }
+    return Call(
+        model=body.model,
+        request=request,
+        stream=stream,
+        include_usage=include_usage,
+        at_fault=at_fault,
+        token_ids=body.return_token_ids is True,
+        priority=_default(body.priority, 0),
+        deadline_s=body.deadline_s,
+        n=_default(body.n, 1),
+    )
 
 
 def refuse_unsupported(fields: msgspec.Struct, harmless: Mapping[str, tuple[object, ...]], prefix: str = "") -> None:
-    """Raise for the first field whose value asks for something. ``prefix`` is the path of ``fields`` in the body."""
+    """Raise for the first field whose value asks for something. ``prefix`` is the path of ``fields`` in the body.
+
+    ``harmless`` are fields that would change the answer's meaning if ignored, with the values that ask for nothing.
+    """
     for name, values in harmless.items():
         if not _among(getattr(fields, name), values):
             raise unsupported_parameter(prefix + name, f"{name!r} is not supported here: leave it out")
@@ -121,7 +169,8 @@ def streaming(body: CommonBody) -> tuple[bool, bool]:
 
 B = TypeVar("B")
 
-_PATH = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>.*)`", re.DOTALL)
+# A dictionary's keys and values have no path of their own: ``at `key` in `$.logit_bias```, ``at `$.logit_bias[...]```.
+_PATH = re.compile(r"(?P<what>.*) - at (?:`key` in )?`\$\.?(?P<path>.*?)(?:\[\.\.\.\])?`", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
 
 
@@ -158,7 +207,7 @@ def _lower(sentence: str) -> str:
 
 
 def _among(value: object, harmless: Iterable[object]) -> bool:
-    # Types count: to Python 0 is False and 1 is True, to a client "logprobs": 0 asks for log probabilities.
+    # Types count: to Python 0 is False and 1 is True, to a client they need not be.
     return any(type(value) is type(other) and value == other for other in harmless)
 
 

@@ -15,6 +15,9 @@ from rpcmesh.engine.llama.devices import BackendDevice
 from rpcmesh.engine.llama.faults import LoadError, NoMemoryError
 
 GGUF_MAGIC = b"GGUF"
+# enum llama_pooling_type, as the GGUF has it: mean, first token and last token make a vector, rank makes a number.
+VECTORS = {b"1", b"2", b"3"}
+RANK = b"4"
 
 
 # How ggml, or llama.cpp where ggml is silent, says that a buffer for weights was refused.
@@ -57,6 +60,9 @@ def load_model(
     if llama.llama_model_has_encoder(model):
         llama.llama_model_free(model)
         raise LoadError(f"model {str(path)!r} has an encoder: only decoder models generate text here")
+    if _pooling(model) == RANK:
+        llama.llama_model_free(model)
+        raise LoadError(f"model {str(path)!r} ranks texts: only models that generate or embed them are served here")
     return model
 
 
@@ -66,6 +72,20 @@ def _shares(placed_on: Sequence[BackendDevice], planned: Sequence[int]) -> list[
         return [float(n_layers) for n_layers in planned]
     # A device that reports nothing still gets a share: a split of zeros means "choose for me".
     return [float(devices.free_bytes(device) or 1) for device in placed_on]
+
+
+def pools(model: Any) -> bool:
+    """Whether the model makes a vector of a text: its GGUF then names a way to pool the tokens' own."""
+    return _pooling(model) in VECTORS
+
+
+def _pooling(model: Any) -> bytes:
+    return _metadata(model, _metadata(model, b"general.architecture") + b".pooling_type")
+
+
+def _metadata(model: Any, key: bytes) -> bytes:
+    value = ctypes.create_string_buffer(256)
+    return value.value if llama.llama_model_meta_val_str(model, key, value, len(value)) >= 0 else b""
 
 
 def _check_file(path: Path) -> None:

@@ -12,9 +12,10 @@ import psutil
 from llama_cpp import llama_cpp as llama
 
 from rpcmesh.engine.ggml_log import Log
+from rpcmesh.engine.grammar import Matcher
 from rpcmesh.engine.llama.devices import add_worker, load_backends
 from rpcmesh.engine.llama.faults import DecodeError, NoMemoryError
-from rpcmesh.engine.llama.model import load_model
+from rpcmesh.engine.llama.model import load_model, pools
 from rpcmesh.engine.llama.sampler import Sampler
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
@@ -43,12 +44,21 @@ class Runtime:
         self.size_bytes: int = llama.llama_model_size(model)
         # Beyond the length it was trained for a model only babbles.
         n_ctx = min(spec.n_ctx, llama.llama_model_n_ctx_train(model))
-        self.limits = Limits(n_ctx=n_ctx, n_seq_max=spec.n_seq_max, n_batch=max(spec.n_batch, spec.n_seq_max))
-        self._context = llama.llama_init_from_model(model, _context_params(self.limits, spec))
+        n_batch = max(spec.n_batch, spec.n_seq_max)
+        self.embeds = pools(model)
+        if self.embeds:
+            # A text must fit one batch: its vector is made of all its tokens at once.
+            n_ctx = min(n_ctx, n_batch)
+        self.limits = Limits(n_ctx=n_ctx, n_seq_max=spec.n_seq_max, n_batch=n_batch)
+        self._n_embd: int = llama.llama_model_n_embd_out(model)
+        params = _context_params(self.limits, spec)
+        if self.embeds:
+            params.embeddings = True
+            params.n_ctx = params.n_outputs_max = n_batch
+        self._context = llama.llama_init_from_model(model, params)
         if not self._context:
             llama.llama_model_free(model)
-            n_cells = self.limits.n_ctx * self.limits.n_seq_max
-            raise NoMemoryError(f"no context of {n_cells} tokens fits beside the weights: {log.first_error()}")
+            raise NoMemoryError(f"no context of {params.n_ctx} tokens fits beside the weights: {log.first_error()}")
         self._memory = llama.llama_get_memory(self._context)
         self._allocate_batch(self.limits.n_batch)
 
@@ -86,6 +96,31 @@ class Runtime:
             self.forget(0)
         return margins
 
+    def embed(self, texts: Sequence[Sequence[int]]) -> list[bytes]:
+        """A vector for each text, float32, little-endian, of length 1. Raises :class:`DecodeError`.
+
+        Texts are as many as there are slots, and fit one batch together. Slots must be free, and are left free.
+        """
+        end = 0
+        for slot, tokens in enumerate(texts):
+            start, end = end, end + len(tokens)
+            self._fill(start, tokens, slot, 0)
+        self._wants_logits[:end] = [1] * end
+        try:
+            self._decode(end)
+            return [self._vector(slot) for slot in range(len(texts))]
+        finally:
+            for slot in range(len(texts)):
+                self.forget(slot)
+
+    def _vector(self, slot: int) -> bytes:
+        pointer = llama.llama_get_embeddings_seq(self._context, slot)
+        if not pointer:
+            raise DecodeError(f"llama.cpp gave no embedding for sequence {slot}")
+        vector = np.ctypeslib.as_array(pointer, shape=(self._n_embd,))
+        length = float(np.linalg.norm(vector))
+        return (vector / length if length else vector).astype("<f4").tobytes()
+
     def _margin(self, place: int, token: int) -> float:
         pointer = llama.llama_get_logits_ith(self._context, place)
         logits = np.ctypeslib.as_array(pointer, shape=(self.vocabulary.n_tokens,))
@@ -102,16 +137,26 @@ class Runtime:
 
     def _decode(self, n_tokens: int) -> None:
         self._batch.n_tokens = n_tokens
-        status = llama.llama_decode(self._context, self._batch)
+        # A model without a memory, as BERT is, has nothing to decode.
+        run = llama.llama_decode if self._memory else llama.llama_encode
+        status = run(self._context, self._batch)
         if status != 0:
-            raise DecodeError(f"llama_decode of {n_tokens} tokens returned {status}")
+            raise DecodeError(f"{run.__name__} of {n_tokens} tokens returned {status}")
 
     def forget(self, slot: int) -> None:
         """Drop a sequence's KV cells."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def sampler(
-        self, sampling: Sampling, *, seed: int, ignore_eos: bool, seen: Sequence[int], n_sampled: int
+        self,
+        sampling: Sampling,
+        *,
+        seed: int,
+        ignore_eos: bool,
+        seen: Sequence[int],
+        n_sampled: int,
+        matcher: Matcher | None = None,
+        top_logprobs: int | None = None,
     ) -> Sampler:
         """A sampler for one sequence, see :class:`Sampler`."""
         return Sampler(
@@ -122,6 +167,8 @@ class Runtime:
             ignore_eos=ignore_eos,
             seen=seen,
             n_sampled=n_sampled,
+            matcher=matcher,
+            top_logprobs=top_logprobs,
         )
 
     def _allocate_batch(self, n_batch: int) -> None:

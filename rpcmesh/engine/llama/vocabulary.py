@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import Any
 
 from llama_cpp import llama_cpp as llama
+
+from rpcmesh.engine.grammar import Words
 
 
 class Vocabulary:
@@ -44,6 +47,11 @@ class Vocabulary:
         if known is None:
             known = self._pieces[token] = self._read_piece(token, special=False)
         return known
+
+    @cached_property
+    def words(self) -> Words:
+        """All tokens that stand for text, for a grammar to be held against. None of them ends the generation."""
+        return Words((token, self.piece(token)) for token in range(self.n_tokens) if token not in self.eog)
 
     def _special_text(self, token: int) -> str:
         return self._read_piece(token, special=True).decode(errors="replace") if token >= 0 else ""

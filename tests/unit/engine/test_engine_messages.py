@@ -12,6 +12,14 @@ REQUESTS: tuple[m.Request, ...] = (
     m.GenerateRequest("a", m.ChatPrompt((m.ChatMessage("user", "hi 👋"),)), 5, m.Sampling(seed=1, stop=("\n",))),
     m.GenerateRequest("b", m.TextPrompt("once"), resume_token_ids=(1, 2)),
     m.GenerateRequest("c", m.TokenPrompt((1, 2, 3)), ignore_eos=True),
+    m.GenerateRequest("d", m.TextPrompt("x"), constraint=m.GbnfGrammar("root ::= x"), top_logprobs=5),
+    m.GenerateRequest(
+        "e",
+        m.TextPrompt("x"),
+        sampling=m.Sampling(logit_bias=((5, float("-inf")), (6, 1.5))),
+        constraint=m.JsonSchema("{}"),
+    ),
+    m.EmbedRequest("f", (m.TextPrompt("x"), m.TokenPrompt((1,)))),
     m.Cancel("a"),
     m.Shutdown(),
 )
@@ -23,6 +31,8 @@ EVENTS: tuple[m.Event, ...] = (
     ),
     m.LoadFailed("no"),
     m.Step((m.Delta("a", "Par", (1,)), m.Delta("b", "", (2,), "stop", m.Usage(3, 4)))),
+    m.Step((m.Delta("a", "", (1,), logprobs=(m.TokenLogprobs(m.Candidate(b"\xc3", -0.5), ()),)),)),
+    m.Embedded("f", b"\x00\x00\x80\x3f", 2),
     m.Failure("c", "invalid_prompt", "the prompt is empty"),
 )
 

@@ -17,11 +17,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from rpcmesh.engine.messages import Delta, GenerateRequest, LoadedModel, Usage
+from rpcmesh.engine.messages import Delta, Embedded, EmbedRequest, GenerateRequest, LoadedModel, Usage
 from rpcmesh.gateway.keys import ApiKey, mint
 from rpcmesh.gateway.request_queue import RequestQueue
 
 NOW = 1_700_000_000.0
+# (0.5, -0.25) as float32, little-endian
+VECTOR = bytes.fromhex("0000003f000080be")
 PARIS = (
     Delta(id="", text="Par", token_ids=(1,)),
     Delta(id="", text="is.", token_ids=(2,)),
@@ -52,6 +54,7 @@ class ScriptedBackend:
     names: tuple[str, ...] = ("tiny", "other")
     reason: str | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
+    embed_requests: list[EmbedRequest] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     n_slots: int = 8
     awaits: tuple[str, ...] = ()
@@ -81,6 +84,13 @@ class ScriptedBackend:
                         raise error
         finally:
             self.closed.set()
+
+    async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
+        self.embed_requests.append(request)
+        for step in self.script:
+            if isinstance(step, Exception):
+                raise step
+        return tuple(Embedded(request.id, VECTOR, n_tokens=3) for _ in request.inputs)
 
 
 @dataclass

@@ -42,7 +42,7 @@ async def test_a_chat_is_answered(gateway: Gateway) -> None:
     assert (response.status, body["model"]) == (200, "tiny")
     assert body["id"].startswith("chatcmpl-")
     assert body["choices"][0]["message"]["content"] == "Paris."
-    assert body["usage"] == {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    assert (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]) == (7, 3)
     (request,) = gateway.backend.requests
     assert (request.id, request.max_tokens) == (body["id"], 9)
     assert request.prompt == ChatPrompt((ChatMessage("user", "hi"),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,17 @@ def refusal(parse: Callable[..., Call], **changes: Any) -> ApiError:
     return caught.value
 
 
+def at_fault(prompt: str, form: str = "") -> dict[str, str]:
+    """Which parameter is to blame for each code that the engine may answer."""
+    return {
+        "context_length_exceeded": prompt,
+        "invalid_prompt": prompt,
+        "invalid_logit_bias": "logit_bias",
+        "invalid_grammar": form,
+        "model_not_supported": "model",
+    }
+
+
 def user(content: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
@@ -50,12 +62,16 @@ def test_a_minimal_chat_has_the_documented_defaults() -> None:
     request = GenerateRequest(
         id="id", prompt=ChatPrompt((ChatMessage("user", "hi"),)), max_tokens=None, sampling=Sampling()
     )
-    assert chat() == Call(model="m", request=request, stream=False, include_usage=False)
+    assert chat() == Call(
+        model="m", request=request, stream=False, include_usage=False, at_fault=at_fault("messages"), n=1
+    )
 
 
 def test_a_minimal_completion_has_the_documented_defaults() -> None:
     request = GenerateRequest(id="id", prompt=TextPrompt("hi"), max_tokens=16, sampling=Sampling())
-    assert completion() == Call(model="m", request=request, stream=False, include_usage=False)
+    assert completion() == Call(
+        model="m", request=request, stream=False, include_usage=False, at_fault=at_fault("prompt"), n=1
+    )
 
 
 @pytest.mark.parametrize("parse", [chat, completion])
@@ -72,15 +88,19 @@ def test_every_sampling_field_arrives(parse: Callable[..., Call]) -> None:
         stop=["a", "b"],
         ignore_eos=True,
         max_tokens=5,
+        logit_bias={"7": -100, "8": 2.5, "9": -99.5},
+        n=16,
     )
-    assert call.request.sampling == Sampling(0.0, 0.5, 40, 0.05, -3, -2.0, 2.0, 1.1, ("a", "b"))
-    assert (call.request.ignore_eos, call.request.max_tokens) == (True, 5)
+    bias = ((7, -math.inf), (8, 2.5), (9, -99.5))
+    assert call.request.sampling == Sampling(0.0, 0.5, 40, 0.05, -3, -2.0, 2.0, 1.1, ("a", "b"), bias)
+    assert (call.request.ignore_eos, call.request.max_tokens, call.n) == (True, 5, 16)
 
 
 NULLABLE = [
     *("temperature", "top_p", "presence_penalty", "frequency_penalty", "stop", "seed", "stream", "stream_options"),
     *("top_k", "min_p", "repeat_penalty", "ignore_eos", "n", "logprobs", "logit_bias", "response_format", "max_tokens"),
     *("priority", "deadline_s"),
+    *("grammar", "json_schema"),
 ]
 
 
@@ -101,6 +121,8 @@ def test_null_is_the_default(parse: Callable[..., Call]) -> None:
         (chat, "top_logprobs", 0),
         (chat, "logit_bias", {}),
         (chat, "response_format", {"type": "text"}),
+        (chat, "grammar", ""),
+        (chat, "json_schema", {}),
         (chat, "modalities", ["text"]),
         (chat, "user", "somebody"),
         (chat, "metadata", {"a": "b"}),
@@ -118,13 +140,6 @@ def test_a_value_that_asks_for_nothing_changes_nothing(parse: Callable[..., Call
 
 
 UNSUPPORTED: list[tuple[Callable[..., Call], str, object]] = [
-    *((parse, "n", 2) for parse in (chat, completion)),
-    *((parse, "logit_bias", {"5": -100}) for parse in (chat, completion)),
-    *((parse, "response_format", {"type": "json_object"}) for parse in (chat, completion)),
-    *((parse, "grammar", "root ::= x") for parse in (chat, completion)),
-    *((parse, "json_schema", {"type": "object"}) for parse in (chat, completion)),
-    (chat, "logprobs", True),
-    (chat, "top_logprobs", 3),
     (chat, "tools", [{"type": "function", "function": {"name": "f"}}]),
     (chat, "tool_choice", "required"),
     (chat, "tool_choice", {"type": "function", "function": {"name": "f"}}),
@@ -133,8 +148,6 @@ UNSUPPORTED: list[tuple[Callable[..., Call], str, object]] = [
     (chat, "modalities", ["text", "audio"]),
     (chat, "audio", {"voice": "alloy", "format": "wav"}),
     (chat, "web_search_options", {}),
-    (completion, "logprobs", 0),
-    (completion, "logprobs", 5),
     (completion, "best_of", 3),
     (completion, "suffix", "end"),
     (completion, "echo", True),
@@ -174,6 +187,13 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     ("stream_options", []),
     ("model", 5),
     ("model", "m" * 300),
+    *(("n", value) for value in (0, 17, 1.5, "2", True)),
+    *(("logit_bias", value) for value in ({"x": 1}, {"-1": 1}, {"5": 101}, {"5": -101}, {"5": "x"}, [5], 5)),
+    ("logit_bias", {str(token): 1 for token in range(1025)}),
+    ("logprobs", "yes"),
+    ("grammar", 5),
+    ("json_schema", "object"),
+    ("response_format", "json"),
 ]
 
 
@@ -227,6 +247,29 @@ def test_a_value_out_of_range_names_its_parameter(parse: Callable[..., Call], fi
             "messages[0].tool_calls",
             "unsupported_parameter",
         ),
+        (chat, {"logprobs": 3}, "logprobs", "invalid_value"),
+        (chat, {"top_logprobs": 3}, "top_logprobs", None),
+        (chat, {"logprobs": False, "top_logprobs": 3}, "top_logprobs", None),
+        (chat, {"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        (chat, {"response_format": {}}, "response_format.type", "missing_required_parameter"),
+        (chat, {"response_format": {"type": "xml"}}, "response_format.type", "unsupported_value"),
+        (
+            chat,
+            {"response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "missing_required_parameter",
+        ),
+        (
+            chat,
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        ),
+        (chat, {"response_format": {"type": "json_object"}, "grammar": "root ::= x"}, "grammar", None),
+        (chat, {"json_schema": {"type": "object"}, "grammar": "root ::= x"}, "json_schema", None),
+        (chat, {"grammar": "root ::= x", "ignore_eos": True}, "ignore_eos", None),
+        (completion, {"logprobs": True}, "logprobs", "invalid_value"),
+        (completion, {"logprobs": 6}, "logprobs", "invalid_value"),
         (completion, {"prompt": []}, "prompt", "invalid_value"),
         (completion, {"prompt": None}, "prompt", "invalid_value"),
         (completion, {"prompt": [-1]}, "prompt[0]", "invalid_value"),

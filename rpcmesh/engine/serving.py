@@ -36,7 +36,7 @@ from rpcmesh.engine.messages import (
     Usage,
 )
 from rpcmesh.engine.placement import read_placement
-from rpcmesh.engine.scheduler import Sampled, Scheduler
+from rpcmesh.engine.scheduler import Placement, Sampled, Scheduler
 from rpcmesh.engine.text import TextAssembler
 
 # The gateway's limits come long before this; it keeps a runaway owner from filling the engine's memory.
@@ -58,10 +58,11 @@ class _Completion:
     text: TextAssembler
     n_prompt: int
     n_completion: int
+    n_cached: int = 0
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.n_prompt, self.n_completion)
+        return Usage(self.n_prompt, self.n_completion, self.n_cached)
 
 
 class Serving:
@@ -131,6 +132,7 @@ class Serving:
             self._require_known(tokens)
             if len(tokens) > self._runtime.limits.n_ctx:
                 raise _Refused("context_length_exceeded", f"{len(tokens)} tokens do not fit the context")
+            self._forget(0)
             return Scored(score.id, tuple(self._runtime.margins(tokens, len(prompt))))
         except _Refused as refused:
             return Failure(score.id, refused.code, refused.message)
@@ -141,18 +143,36 @@ class Serving:
         """Decode one batch. Not to be called while idle."""
         if not self._embedding.idle:
             return self._embedding.step()
+        for placement in self._scheduler.admit():
+            self._place(placement)
+        for slot in self._scheduler.evict():
+            self._runtime.forget(slot)
         batch = self._scheduler.next_batch()
+        began = time.monotonic()
         try:
             self._runtime.decode(batch)
         except DecodeError as error:
             for chunk in batch.chunks:
                 self._close(chunk.id)
+                self._forget(chunk.slot)
             return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
         tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
-        told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens)]
+        took_s = time.monotonic() - began
+        told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens, took_s)]
         deltas = tuple(delta for delta in told if isinstance(delta, Delta))
         failures = [failure for failure in told if isinstance(failure, Failure)]
         return [Step(deltas), *failures] if deltas else [*failures]
+
+    def _place(self, placement: Placement) -> None:
+        if self._runtime.place(placement):
+            completion = self._open[placement.id]
+            completion.n_cached = min(placement.n_reused, completion.n_prompt)
+        else:
+            self._scheduler.forgo(placement)
+
+    def _forget(self, slot: int) -> None:
+        self._scheduler.forget(slot)
+        self._runtime.forget(slot)
 
     def _admit(self, request: GenerateRequest) -> Step | None:
         if self._scheduler.n_waiting >= WAITING_MAX:
@@ -238,24 +258,21 @@ class Serving:
         completion = self._open[sampled.id]
         fault, logprobs = completion.sampler.fault, completion.sampler.logprobs
         if fault is not None:
-            self._close(sampled.id, sampled.slot if sampled.finish else None)
+            self._close(sampled.id)
             return Failure(sampled.id, "invalid_grammar", fault)
         completion.n_completion += 1
         emitted = completion.text.push(self._vocabulary.piece(sampled.token))
         finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
         if finish is None:
             return Delta(sampled.id, emitted, (sampled.token,), logprobs=logprobs)
-        self._close(sampled.id, sampled.slot)
+        self._close(sampled.id)
         emitted += completion.text.finish()
         return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage, logprobs)
 
-    def _close(self, request_id: str, slot: int | None = None) -> None:
-        """Free all that a request holds. ``slot`` is given when the scheduler has dropped the sequence itself."""
+    def _close(self, request_id: str) -> None:
+        """Free all that a request holds but its KV cells, which the next prompt may begin with."""
         self._open.pop(request_id).sampler.free()
-        dropped = self._scheduler.drop(request_id)
-        held = slot if dropped is None else dropped
-        if held is not None:
-            self._runtime.forget(held)
+        self._scheduler.drop(request_id)
 
     def _compile_template(self) -> ChatTemplate | ChatError:
         words = self._vocabulary

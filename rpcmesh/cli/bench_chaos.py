@@ -8,6 +8,7 @@ import click
 
 from rpcmesh import paths
 from rpcmesh.bench import chaos as faulty
+from rpcmesh.bench.rounds import percentile
 from rpcmesh.cli import figures, progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL, demo_key
@@ -56,7 +57,7 @@ def _show_chaos(outcome: faulty.Outcome) -> None:
         felt = sorted(each.recovery_s for each in outcome.happened if each.kind == kind and each.recovery_s is not None)
         of_kind = sum(each.kind == kind for each in outcome.happened)
         worst = f"{felt[-1]:.2f} s" if felt else "-"
-        rows.append((kind, str(of_kind), str(len(felt)), f"{faulty.percentile(felt, 0.5):.2f} s", worst))
+        rows.append((kind, str(of_kind), str(len(felt)), f"{percentile(felt, 0.5):.2f} s", worst))
     print_table(("FAULT", "TIMES", "FELT", "RECOVERY P50", "MAX"), rows, empty="")
     out.print(
         f"\n{outcome.streams} streams, {outcome.tokens} tokens: {len(outcome.lost)} streams lost, "

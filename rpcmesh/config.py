@@ -71,6 +71,9 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # How many sequences decode at the same time; further requests wait their turn.
     n_seq_max: int = 8
     n_batch: int = 512
+    # Of a batch, how many tokens go through the workers at a time: they work on one piece each. 0: 32 over several
+    # workers, else all at once. Large cards want more than 32 to be busy.
+    n_ubatch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
     n_threads: int = 0
     # How long an open answer waits for an engine after its own was lost, before its client is told that there is none.
     failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from rpcmesh import paths
+from rpcmesh.bench import overhead as gateway_overhead
 from rpcmesh.bench import serve as served
 from rpcmesh.bench.closed_loop import Latency
 from rpcmesh.cli import figures, progress
@@ -20,6 +21,9 @@ from rpcmesh.demo import home as demo_home
 from rpcmesh.models import catalog
 from rpcmesh.native_build import rival as rival_build
 
+# Where the gateway that is measured alone has its certificate and its key, beside the nodes' homes.
+GATEWAY_HOME = "gateway"
+
 
 class Figures(msgspec.Struct, frozen=True):
     """What ``--json`` writes."""
@@ -28,6 +32,7 @@ class Figures(msgspec.Struct, frozen=True):
     tokens: int
     rounds: int
     rows: tuple[served.Row, ...]
+    overhead: gateway_overhead.Overhead | None
 
 
 class StreamCounts(click.ParamType[tuple[int, ...]]):
@@ -52,9 +57,12 @@ class StreamCounts(click.ParamType[tuple[int, ...]]):
 )
 @click.option("--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How many pairs of turns.")
 @click.option("--tokens", type=click.IntRange(2, 400), default=64, show_default=True, help="Tokens of a whole answer.")
-@click.option("--rival", is_flag=True, help="Compile llama-server first, where that has not been done.")
+@click.option("--rival/--alone", default=None, help="Compile llama-server first, or leave it out even if it is there.")
+@click.option("--overhead", is_flag=True, help="Also: what the gateway adds to the time to a first token.")
 @figures.JSON_FILE
-def serve(streams: tuple[int, ...], rounds: int, tokens: int, rival: bool, json_file: Path | None) -> None:
+def serve(
+    streams: tuple[int, ...], rounds: int, tokens: int, rival: bool | None, overhead: bool, json_file: Path | None
+) -> None:
     """Answer many clients at once, over HTTPS and two nodes on this machine.
 
     Where llama-server was compiled (--rival), it answers the same questions turn about, with two workers over plaintext
@@ -62,7 +70,7 @@ def serve(streams: tuple[int, ...], rounds: int, tokens: int, rival: bool, json_
     """
     figures.require_writable(json_file)
     built = open_or_build("auto", None)
-    beside = rival_build.built(paths.default_cache(), built.backend)
+    beside = None if rival is False else rival_build.built(paths.default_cache(), built.backend)
     if rival and beside is None:
         with progress.task("llama-server build") as report:
             beside = rival_build.build(cache=paths.default_cache(), backend=built.backend, progress=report)
@@ -70,12 +78,16 @@ def serve(streams: tuple[int, ...], rounds: int, tokens: int, rival: bool, json_
         model = catalog.pull(MODEL, paths.default_cache(), report)
     wishes = served.Wishes(streams, rounds, tokens)
     hold_signals()
-    with demo_home.claimed(served.NODES) as home:
+    with demo_home.claimed((*served.NODES, GATEWAY_HOME)) as home:
 
         async def measure() -> None:
             with progress.task("measure") as report:
                 rows = await served.compare(home, built, beside, model, wishes, demo_key, report)
-            measured = Figures(os.cpu_count() or 1, tokens, rounds, rows)
+            added = None
+            if overhead:
+                alone = paths.Home(home.root / "nodes" / GATEWAY_HOME)
+                added = await gateway_overhead.measure(alone, built, model, demo_key)
+            measured = Figures(os.cpu_count() or 1, tokens, rounds, rows, added)
             show(measured)
             figures.write(measured, json_file)
 
@@ -106,6 +118,11 @@ def show(measured: Figures) -> None:
             else "."
         )
     )
+    if (added := measured.overhead) is not None:
+        out.print(
+            f"first token of one engine without workers: {added.direct_p50_ms:.2f} ms P50 asked directly, "
+            f"{added.gateway_p50_ms:.2f} ms through the gateway: {added.added_p50_ms:.2f} ms more (target: 2 ms)"
+        )
     if not theirs:
         out.print("alone: for llama-server beside it, make bench-rival")
 

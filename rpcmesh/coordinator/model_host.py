@@ -289,6 +289,7 @@ class ModelHost:
             n_ctx=engine.n_ctx,
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
+            n_ubatch=engine.n_ubatch,
             n_threads=engine.n_threads,
         )
 

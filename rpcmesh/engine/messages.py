@@ -33,6 +33,8 @@ class LoadSpec(Struct, frozen=True):
     n_ctx: int = 4096
     n_seq_max: int = 8
     n_batch: int = 512
+    # How much of a batch goes through the workers at a time; 0 is chosen by their number.
+    n_ubatch: int = 0
     n_threads: int = 0
 
 

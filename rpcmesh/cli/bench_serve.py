@@ -20,6 +20,7 @@ from rpcmesh.cli.running import hold_signals, run, stopped_early
 from rpcmesh.demo import home as demo_home
 from rpcmesh.models import catalog
 from rpcmesh.native_build import rival as rival_build
+from rpcmesh.observe import logs
 
 # Where the gateway that is measured alone has its certificate and its key, beside the nodes' homes.
 GATEWAY_HOME = "gateway"
@@ -69,6 +70,8 @@ def serve(
     RPC: the same source, options, model, context, slots and threads.
     """
     figures.require_writable(json_file)
+    # The gateway that is measured alone runs in this process; its line for each request would stand between ours.
+    logs.configure("warning")
     built = open_or_build("auto", None)
     beside = None if rival is False else rival_build.built(paths.default_cache(), built.backend)
     if rival and beside is None:

@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 FUZZ_S ?= 3600
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-guard attack-stock record-guard fuzz coverage clean
+.PHONY: help demo test lint format bench bench-guard bench-rival attack-stock record-guard fuzz coverage clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -45,6 +45,9 @@ attack-stock: $(STAMP) ## every attack of the tests on a stock server: the table
 
 bench-guard: $(STAMP) ## what the guard costs: a graph, payloads, decoding with it and without
 	@$(BIN)/rpcmesh bench guard
+
+bench-rival: $(STAMP) ## our endpoint beside llama-server from the same source; compiles it the first time
+	@$(BIN)/rpcmesh bench serve --rival --overhead
 
 fuzz: $(STAMP) ## the guard and the tunnel against made-up bytes, FUZZ_S seconds; what is found stays in the cache
 	@$(BIN)/python tests/unit/native/fuzzing.py --seconds $(FUZZ_S)

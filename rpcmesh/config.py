@@ -83,6 +83,9 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_batch: int = 512
     # KV cells that stay for prompts which begin as earlier ones did. Decoding slows down by 3 to 5 % for each 1,000.
     idle_tokens_max: Annotated[int, msgspec.Meta(ge=0)] = 4096
+    # Of a batch, how many tokens go through the workers at a time: they work on one piece each. 0: 32 over several
+    # workers, else all at once. Large cards want more than 32 to be busy.
+    n_ubatch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
     n_threads: int = 0
     # How long open answers and new requests wait for an engine after one was lost, before their clients are told that
     # there is none.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +13,7 @@ import msgspec
 
 from rpcmesh import config
 from rpcmesh.bench.faults import FAULTS
+from rpcmesh.bench.rounds import percentile
 from rpcmesh.bench.streams import Told, ask_on
 from rpcmesh.demo import local_mesh
 from rpcmesh.demo.ask import Endpoint
@@ -225,8 +225,3 @@ def _wait(at: float, arrivals: Sequence[float]) -> float | None:
             return arrival - at
         last = max(last, arrival)
     return None
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """The nearest rank; 0 where there is nothing."""
-    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0

@@ -9,6 +9,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
+
 from rpcmesh import config
 from rpcmesh.bench import rounds
 from rpcmesh.demo import local_mesh
@@ -25,6 +27,11 @@ PROMPT = TextPrompt("The history of the city of Paris began when")
 START_LIMIT_S = 20.0
 
 
+class StockWorker(msgspec.Struct, frozen=True):
+    endpoint: str
+    pid: int
+
+
 async def compare(
     home: Home, build: Build, stock_dir: Path, model: Path, *, tokens: int, repeats: int
 ) -> rounds.Comparison:
@@ -37,8 +44,8 @@ async def compare(
             model,
             [f"{mesh.home.socket(f'{node}.w0')}:1" for node in NODES],
         )
-        endpoints = [await stack.enter_async_context(_stock_worker(stock_dir)) for _ in NODES]
-        rival = await engine(stack, stock_dir, model, endpoints)
+        workers = [await stack.enter_async_context(stock_worker(stock_dir)) for _ in NODES]
+        rival = await engine(stack, stock_dir, model, [worker.endpoint for worker in workers])
         pairs = await rounds.alternate(lambda: turn(ours, tokens), lambda: turn(rival, tokens), repeats)
     return rounds.compare("decode, 1 stream, 2 workers", "tokens/s", "stock RPC, plaintext TCP", pairs)
 
@@ -61,17 +68,17 @@ async def _mesh(home: Home, build: Build) -> AsyncIterator[local_mesh.LocalMesh]
 
 
 @contextlib.asynccontextmanager
-async def _stock_worker(stock_dir: Path) -> AsyncIterator[str]:
-    """The endpoint of a plaintext worker on loopback."""
+async def stock_worker(stock_dir: Path) -> AsyncIterator[StockWorker]:
+    """A plaintext worker on loopback, with one thread."""
     port = local_mesh.free_port()
     argv = [str(stock_dir / WORKER), "-H", "127.0.0.1", "-p", str(port), "-t", "1"]
-    async with child.running("stock-worker", argv, env={}, on_line=lambda _: None):
+    async with child.running("stock-worker", argv, env={}, on_line=lambda _: None) as process:
         deadline = time.monotonic() + START_LIMIT_S
         while not _accepts(port):
             if time.monotonic() > deadline:
                 raise RpcmeshError(f"the stock worker did not listen on port {port}")
             await asyncio.sleep(0.05)
-        yield f"127.0.0.1:{port}"
+        yield StockWorker(f"127.0.0.1:{port}", process.pid)
 
 
 def _accepts(port: int) -> bool:

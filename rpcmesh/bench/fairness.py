@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 
 from rpcmesh import config
-from rpcmesh.bench.chaos import percentile
+from rpcmesh.bench.rounds import percentile
 from rpcmesh.demo import local_mesh
 from rpcmesh.demo.ask import Endpoint
 from rpcmesh.errors import RpcmeshError

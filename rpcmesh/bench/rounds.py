@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -21,8 +25,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 async def alternate(
-    ours: Callable[[], Awaitable[float]], rival: Callable[[], Awaitable[float]], rounds: int
-) -> list[tuple[float, float]]:
+    ours: Callable[[], Awaitable[T]], rival: Callable[[], Awaitable[T]], rounds: int
+) -> list[tuple[T, T]]:
     """One unrecorded turn each, then ``rounds`` pairs. Who begins changes with every pair."""
     await rival()
     await ours()
@@ -49,3 +53,8 @@ def compare(what: str, unit: str, rival_name: str, pairs: Sequence[tuple[float, 
         ratio=statistics.median(mine / theirs for mine, theirs in pairs),
         pairs=tuple(pairs),
     )
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The nearest rank; 0 where there is nothing."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else 0.0

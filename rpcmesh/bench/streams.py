@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
+from collections.abc import AsyncIterator
 
 import aiohttp
 import msgspec
@@ -17,9 +19,9 @@ LIMIT_S = 180.0
 
 
 class Told(msgspec.Struct):
-    """One answer; ``error`` is empty if all is well. ``arrivals`` are the times (perf_counter) of its tokens.
+    """One answer; ``error`` is empty if all is well, ``ended`` is 0 until it has.
 
-    ``ended`` is 0 until it has.
+    ``arrivals`` are the times (perf_counter) of its tokens, or of its pieces of text where no tokens are told.
     """
 
     prompt: str
@@ -36,6 +38,7 @@ class _Usage(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
+    text: str = ""
     token_ids: list[int] = []
 
 
@@ -60,23 +63,32 @@ async def ask_on(
     A refusal before the first token (503) is asked again, as its Retry-After says that a client should.
     """
     chance = random.Random(f"{seed}/{number}")  # noqa: S311 (repeatable on purpose)
-    trust = ssl.create_default_context(cafile=str(endpoint.ca_file))
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust),
-        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
-        timeout=aiohttp.ClientTimeout(total=LIMIT_S),
-    ) as session:
+    async with connected(endpoint) as session:
         while not stop.is_set():
             prompt = f"A story about {chance.choice(SUBJECTS)}, number {chance.randrange(1000)}. Once upon a time"
             answer = Told(prompt, began=time.perf_counter())
             told.append(answer)
-            if not await _ask(session, endpoint, answer, max_tokens):
+            if not await ask(session, endpoint, answer, max_tokens):
                 told.remove(answer)
                 await asyncio.sleep(0.2)
 
 
-async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, answer: Told, max_tokens: int) -> bool:
-    """False when the endpoint was not ready to begin."""
+@contextlib.asynccontextmanager
+async def connected(endpoint: Endpoint, *, keep_alive: bool = True) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose connection is open and has been used. ``keep_alive`` False: each request has one of its own."""
+    trust = ssl.create_default_context(cafile=endpoint.ca_file)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust, force_close=not keep_alive),
+        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=LIMIT_S),
+    ) as session:
+        async with session.get(f"{endpoint.url}/models") as response:
+            await response.read()
+        yield session
+
+
+async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, answer: Told, max_tokens: int) -> bool:
+    """Fill in ``answer``, greedily and with exactly ``max_tokens`` tokens. False when the endpoint was not ready."""
     body = msgspec.json.encode(
         {
             "model": endpoint.model,
@@ -114,6 +126,6 @@ def _take(answer: Told, line: bytes) -> None:
         answer.error = chunk.error.code or chunk.error.message
     for choice in chunk.choices:
         answer.token_ids += choice.token_ids
-        answer.arrivals += [time.perf_counter()] * len(choice.token_ids)
+        answer.arrivals += [time.perf_counter()] * (len(choice.token_ids) or bool(choice.text))
     if chunk.usage:
         answer.counted = chunk.usage.completion_tokens

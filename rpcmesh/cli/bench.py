@@ -18,6 +18,7 @@ from rpcmesh.bench.rounds import Comparison
 from rpcmesh.cli import figures, progress
 from rpcmesh.cli.bench_chaos import chaos
 from rpcmesh.cli.bench_prefill import prefill
+from rpcmesh.cli.bench_serve import serve
 from rpcmesh.cli.bench_step import step
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
@@ -163,3 +164,4 @@ def _show_guard(measured: GuardFigures, json_file: Path | None) -> None:
 bench.add_command(chaos)
 bench.add_command(prefill)
 bench.add_command(step)
+bench.add_command(serve)

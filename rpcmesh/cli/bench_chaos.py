@@ -8,6 +8,7 @@ import click
 
 from rpcmesh import paths
 from rpcmesh.bench import chaos as faulty
+from rpcmesh.bench.rounds import percentile
 from rpcmesh.cli import figures, progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL, demo_key
@@ -56,7 +57,7 @@ def _show_chaos(outcome: faulty.Outcome) -> None:
         of_kind = [each for each in outcome.happened if each.kind == kind]
         felt = sum(each.recovery_s is not None for each in of_kind)
         waits = faulty.waits_of(of_kind, crowded=False)
-        shown = [f"{faulty.percentile(waits, share):.2f} s" if waits else "-" for share in (0.5, 1.0)]
+        shown = [f"{percentile(waits, share):.2f} s" if waits else "-" for share in (0.5, 1.0)]
         rows.append((kind, str(len(of_kind)), str(felt), *shown))
     print_table(("FAULT", "TIMES", "FELT", "RECOVERY P50", "MAX"), rows, empty="")
     out.print(

@@ -395,6 +395,7 @@ class ModelHost:
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
             idle_tokens_max=engine.idle_tokens_max,
+            n_ubatch=engine.n_ubatch,
             n_threads=engine.n_threads,
         )
 

@@ -15,11 +15,11 @@ from rpcmesh.errors import RpcmeshError
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Where to ask, and with what. ``api_key`` is a secret."""
+    """Where to ask, and with what. ``api_key`` is a secret. Without ``ca_file`` the system's authorities count."""
 
     url: str
     api_key: str
-    ca_file: Path
+    ca_file: Path | None
     model: str
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ async def stream(
         "return_token_ids": with_tokens,
     }
     headers = {"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"}
-    trust = ssl.create_default_context(cafile=str(endpoint.ca_file))
+    trust = ssl.create_default_context(cafile=endpoint.ca_file)
     pieces: list[str] = []
     token_ids: list[int] = []
     usage = _Usage(0, 0)

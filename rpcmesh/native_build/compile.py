@@ -40,6 +40,14 @@ _STEP = re.compile(r"^\[\s*(?:(\d+)/(\d+)|(\d+)%)\]")
 _COMPLAINT = re.compile(r"\berror\b[: ]|\bld: |\bundefined symbols", re.IGNORECASE)
 
 
+class Toolchain(msgspec.Struct, frozen=True):
+    """``options`` are CMake's; ``compiler`` names version and system, and is part of what a build is found by."""
+
+    compiler: str
+    options: tuple[str, ...]
+    generator: str
+
+
 class Plan(msgspec.Struct, frozen=True):
     """Everything that the result depends on."""
 
@@ -98,7 +106,7 @@ def stock(*, cache: Path, native: Path, backend: Backend, progress: Progress) ->
     with locked(cache / "builds" / f"{plan.work_key}.lock", progress):
         if not place.is_dir():
             _make(plan, work, ("ggml-rpc-stock",), progress)
-            with _whole(place) as scratch:
+            with whole(place) as scratch:
                 ignored = shutil.ignore_patterns("libggml-rpc.*", TUNNEL, CONFINE)
                 shutil.copytree(ours.lib_dir, scratch, symlinks=True, ignore=ignored, dirs_exist_ok=True)
                 shutil.copytree(work / "objects" / "stock", scratch, symlinks=True, dirs_exist_ok=True)
@@ -114,21 +122,31 @@ def choose_backend(asked: Backend) -> Backend:
     return "cuda" if shutil.which("nvcc") and shutil.which("nvidia-smi") else "cpu"
 
 
-def _plan(tree: source.Source, native: Path, backend: Backend) -> Plan:
+def toolchain(backend: Backend) -> Toolchain:
+    """What this machine compiles with. Raises :class:`RpcmeshError` where there is no compiler."""
     cxx = requirements.compiler()
     if cxx is None:
         raise RpcmeshError("no C++ compiler was found", hint=requirements.install_command(["a C++ compiler"]))
     version = subprocess.run([cxx, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     root = requirements.openssl_root()
     openssl = (f"-DOPENSSL_ROOT_DIR={root}",) if root else ()
+    return Toolchain(
+        compiler=f"{version} for {os.uname().sysname} {os.uname().machine}",
+        options=("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_CXX_COMPILER={cxx}", *openssl, *_BACKENDS[backend]),
+        generator=requirements.generator() or "",
+    )
+
+
+def _plan(tree: source.Source, native: Path, backend: Backend) -> Plan:
+    tools = toolchain(backend)
     return Plan(
         source=tree,
         native=native,
         native_digest=source.tree_digest(native),
         backend=backend,
-        compiler=f"{version} for {os.uname().sysname} {os.uname().machine}",
-        options=("-DCMAKE_BUILD_TYPE=Release", f"-DCMAKE_CXX_COMPILER={cxx}", *openssl, *_BACKENDS[backend]),
-        generator=requirements.generator() or "",
+        compiler=tools.compiler,
+        options=tools.options,
+        generator=tools.generator,
     )
 
 
@@ -144,11 +162,18 @@ def _make(plan: Plan, work: Path, targets: Sequence[str], progress: Progress) ->
     mirror(plan.native, work / "native")
     if source.tree_digest(work / "native") != plan.native_digest:
         raise RpcmeshError(f"{str(plan.native)!r} changed while it was read", hint="run the same command again")
-    log = work / "build.log"
-    configure = ["cmake", "-S", str(work / "native"), "-B", str(work / "objects"), "-G", plan.generator]
-    configure += [f"-DRPCMESH_LLAMA_SOURCE={plan.source.llama}", *plan.options]
+    options = (f"-DRPCMESH_LLAMA_SOURCE={plan.source.llama}", *plan.options)
+    cmake(work / "native", work, plan.generator, options, targets, progress)
+
+
+def cmake(
+    tree: Path, work: Path, generator: str, options: Sequence[str], targets: Sequence[str], progress: Progress
+) -> None:
+    """Configure ``tree`` in ``work``/objects and compile ``targets`` there; the compiler's words go to a log."""
+    log, objects = work / "build.log", work / "objects"
+    configure = ["cmake", "-S", str(tree), "-B", str(objects), "-G", generator, *options]
     jobs = str(os.cpu_count() or 1)
-    compile_all = ["cmake", "--build", str(work / "objects"), "--parallel", jobs, "--target", *targets]
+    compile_all = ["cmake", "--build", str(objects), "--parallel", jobs, "--target", *targets]
     with log.open("w", encoding="utf-8") as out:
         progress("configure", 0.0)
         run(configure, out.write, log, lambda _: None)
@@ -183,7 +208,7 @@ def _last_words(tail: list[str]) -> list[str]:
 
 
 def _publish(plan: Plan, built: Path, finished: Path) -> None:
-    with _whole(finished) as scratch:
+    with whole(finished) as scratch:
         target = scratch / "bin"
         target.mkdir()
         wanted = [
@@ -209,7 +234,7 @@ def _publish(plan: Plan, built: Path, finished: Path) -> None:
 
 
 @contextlib.contextmanager
-def _whole(finished: Path) -> Iterator[Path]:
+def whole(finished: Path) -> Iterator[Path]:
     """A folder beside ``finished`` that takes its name at the end: what lies there under that name is always whole."""
     finished.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=finished.parent, prefix=".unfinished-"))

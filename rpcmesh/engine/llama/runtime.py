@@ -20,6 +20,7 @@ from rpcmesh.engine.llama.sampler import Sampler
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
 from rpcmesh.engine.scheduler import Batch, Limits, Placement
+from rpcmesh.engine.ubatch import ubatch_size
 
 
 class Runtime:
@@ -228,7 +229,8 @@ class Runtime:
 def _context_params(limits: Limits, spec: LoadSpec) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = limits.n_ctx * limits.n_seq_max
-    params.n_batch = params.n_ubatch = limits.n_batch
+    params.n_batch = limits.n_batch
+    params.n_ubatch = ubatch_size(limits, spec)
     params.n_seq_max = limits.n_seq_max
     # Only a sequence's last token has logits; the default reserves a vocabulary's worth for every token of a batch.
     params.n_outputs_max = limits.n_seq_max

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rpcmesh.bench.chaos import Fell, Happened, Wishes, drawn, judge, percentile, recovery_of
+from rpcmesh.bench.chaos import Fell, Happened, Wishes, drawn, judge, recovery_of
 from rpcmesh.bench.faults import FAULTS
 from rpcmesh.bench.streams import Told
 from rpcmesh.engine.reference import MARGIN_MAX
@@ -68,12 +68,6 @@ def test_a_run_without_a_fault_to_find_is_clean() -> None:
 
     assert outcome.clean
     assert (outcome.worst_margin, outcome.recovery_p50_s, outcome.recovery_max_s) == (0.3, 0.5, 0.5)
-
-
-@pytest.mark.parametrize(("share", "value"), [(0.5, 2.0), (0.95, 4.0), (1.0, 4.0), (0.01, 1.0)])
-def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
-    assert percentile((1.0, 2.0, 3.0, 4.0), share) == value
-    assert percentile((), share) == 0
 
 
 def test_waits_of_faults_that_came_together_are_shown_apart() -> None:

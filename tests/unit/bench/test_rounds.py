@@ -100,3 +100,9 @@ def test_one_pair_is_enough() -> None:
 def test_one_disturbed_turn_moves_nothing() -> None:
     quiet = [(9.0, 10.0)] * 4
     assert rounds.compare("", "", "", [*quiet, (0.01, 10.0)]).ratio == 0.9
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.5, 2.0), (0.95, 4.0), (1.0, 4.0), (0.01, 1.0)])
+def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
+    assert rounds.percentile((1.0, 2.0, 3.0, 4.0), share) == value
+    assert rounds.percentile((), share) == 0

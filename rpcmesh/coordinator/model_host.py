@@ -366,6 +366,7 @@ class ModelHost:
             n_ctx=move.placed.n_ctx,
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
+            idle_tokens_max=engine.idle_tokens_max,
             n_threads=engine.n_threads,
         )
 

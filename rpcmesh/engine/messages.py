@@ -38,6 +38,8 @@ class LoadSpec(Struct, frozen=True):
     n_ctx: int = 4096
     n_seq_max: int = 8
     n_batch: int = 512
+    # How many cells may be kept for prompts to come: attention goes over them too.
+    idle_tokens_max: int = 4096
     n_threads: int = 0
 
 
@@ -154,10 +156,14 @@ class Shutdown(Struct, frozen=True, tag="shutdown"):
 
 
 class Usage(Struct, frozen=True):
-    """``completion_tokens`` counts every sampled token, an end-of-generation token included."""
+    """``completion_tokens`` counts every sampled token, an end-of-generation token included.
+
+    ``cached_tokens`` of the prompt were not prefilled: their KV cells were there.
+    """
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Delta(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Continuous batching: who is admitted, what the next batch holds, who has finished. No I/O, no clock, no llama.cpp.
 
-One cycle is ``next_batch`` → the model decodes it and samples one token for each of ``batch.outputs`` → ``commit``.
+One cycle is ``admit`` → the slots get the cells that are there already, ``evict`` drops some → ``next_batch`` → the
+model decodes it and samples one token for each of ``batch.outputs`` → ``commit``.
 """
 
 from __future__ import annotations
@@ -10,20 +11,40 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rpcmesh.engine.messages import FinishReason
+from rpcmesh.engine.pace import Pace, share_out
+from rpcmesh.engine.slots import Slots, common_prefix
+
+# Waiting for another prompt's prefill costs a step or more; fewer tokens than these are prefilled sooner than that.
+WAIT_FOR_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the loaded context can hold. ``n_ctx`` is per sequence: KV cells are reserved by construction."""
+    """What the loaded context can hold. ``n_ctx`` is per sequence: KV cells are reserved by construction.
+
+    ``reuse``: whether the model's memory can be cut at any token, which a state that is not made of cells cannot.
+    """
 
     n_ctx: int
     n_seq_max: int
     n_batch: int
+    idle_tokens_max: int = 0
+    reuse: bool = True
 
     def __post_init__(self) -> None:
         # Every running sequence decodes in every step, so all of them must fit one batch.
         if self.n_batch < self.n_seq_max:
             raise ValueError(f"n_batch {self.n_batch} is smaller than n_seq_max {self.n_seq_max}")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A request begins: ``slot`` must hold the first ``n_reused`` cells of ``source``, itself perhaps, and no more."""
+
+    id: str
+    slot: int
+    source: int
+    n_reused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +69,20 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One decode of the model, at most ``n_batch`` tokens."""
+    """One decode of the model, at most ``n_batch`` tokens: ``n_decoding`` chunks of one token, then prompts'."""
 
     chunks: tuple[Chunk, ...]
     outputs: tuple[Output, ...]
+    n_decoding: int
+
+    @property
+    def n_prefilled(self) -> int:
+        return sum(len(chunk.tokens) for chunk in self.chunks[self.n_decoding :])
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A new token of one request. With a ``finish`` its slot is free again and its KV cells must be dropped."""
+    """A new token of one request. With a ``finish`` its slot is free again; the cells stay there."""
 
     id: str
     slot: int
@@ -67,12 +93,18 @@ class Sampled:
 @dataclass(slots=True)
 class _Sequence:
     id: str
-    prompt: Sequence[int]
+    prompt: list[int]
     # How many tokens may follow the prompt; the context's end is already counted in.
     n_new_max: int
     slot: int = -1
+    # Its slot holds its first cells, and nobody else's.
+    begun: bool = False
     n_cached: int = 0
     n_new: int = 0
+    # Whether others feel its prefill.
+    long: bool = False
+    # Until this sequence has prefilled so many tokens.
+    waits_for: tuple[_Sequence, int] | None = None
     # The token sampled last: decoded, and so cached, by the next batch.
     last: int | None = None
 
@@ -84,9 +116,10 @@ class Scheduler:
         self.limits = limits
         self._eog = eog
         self._waiting: deque[_Sequence] = deque()
-        # In order of admission, which is the order of prefill.
+        # In order of admission.
         self._running: dict[str, _Sequence] = {}
-        self._free = list(range(limits.n_seq_max - 1, -1, -1))
+        self._slots = Slots(limits.n_seq_max, idle_tokens_max=limits.idle_tokens_max, reuse=limits.reuse)
+        self._pace = Pace(limits.n_batch)
 
     @property
     def n_waiting(self) -> int:
@@ -107,56 +140,110 @@ class Scheduler:
         if max_new is not None and max_new < 1:
             raise ValueError(f"max_new {max_new} is less than 1")
         room = self.limits.n_ctx - len(prompt)
-        self._waiting.append(_Sequence(request_id, prompt, room if max_new is None else min(max_new, room)))
+        self._waiting.append(_Sequence(request_id, list(prompt), room if max_new is None else min(max_new, room)))
+
+    def admit(self) -> list[Placement]:
+        """Give out the free slots, in order of arrival. The placements are to be carried out in their order.
+
+        A sequence whose prompt begins like one that is just being prefilled begins when that one has got so far, or is
+        no more; the earliest never waits. So a prompt that many ask at once is prefilled once.
+        """
+        while self._waiting and self._slots.any_free:
+            sequence = self._waiting.popleft()
+            sequence.slot = self._slots.take(sequence.id, sequence.prompt)
+            self._running[sequence.id] = sequence
+        return [
+            self._begin(sequence)
+            for sequence in self._running.values()
+            if not sequence.begun and not self._must_wait(sequence)
+        ]
+
+    def evict(self) -> list[int]:
+        """Slots whose cells must be dropped: too many are kept for nobody."""
+        return list(self._slots.evict())
+
+    def forgo(self, placement: Placement) -> None:
+        """The placement could not be carried out and its slot is empty: the request prefills its whole prompt."""
+        self._slots.forget(placement.slot)
+        sequence = self._running[placement.id]
+        sequence.n_cached = 0
+        sequence.long = self._pace.is_long(len(sequence.prompt))
+
+    def forget(self, slot: int) -> None:
+        """What a free slot holds is lost, or about to be."""
+        self._slots.forget(slot)
 
     def next_batch(self) -> Batch:
-        """Admit what fits, then fill a batch: one token of each decoding sequence first, prompt chunks after them.
-
-        So a long prompt never stops the others from getting a token a step, and prompts are finished one after the
-        other: the first token of the earliest comes as soon as it can.
-        """
-        self._admit()
-        chunks = [
+        """One token of each decoding sequence first, prompt chunks after them, as many as the others can bear."""
+        decoding = [
             Chunk(sequence.id, sequence.slot, sequence.n_cached, (sequence.last,), samples=True)
             for sequence in self._running.values()
             if sequence.last is not None
         ]
-        budget = self.limits.n_batch - len(chunks)
-        for sequence in self._running.values():
-            if sequence.last is None and budget > 0:
-                chunk = self._prefill(sequence, budget)
-                budget -= len(chunk.tokens)
-                chunks.append(chunk)
-        return Batch(tuple(chunks), tuple(_outputs(chunks)))
+        reading = [sequence for sequence in self._running.values() if sequence.begun and sequence.last is None]
+        shares = share_out(
+            [len(sequence.prompt) - sequence.n_cached for sequence in reading],
+            [sequence.long for sequence in reading],
+            self._pace.allowance(len(decoding)),
+        )
+        prefilled = [
+            self._prefill(sequence, n_tokens) for sequence, n_tokens in zip(reading, shares, strict=True) if n_tokens
+        ]
+        chunks = (*decoding, *prefilled)
+        return Batch(chunks, tuple(_outputs(chunks)), len(decoding))
 
-    def commit(self, batch: Batch, tokens: Sequence[int]) -> list[Sampled]:
-        """Take in the decoded ``batch`` and the tokens sampled for its outputs, in their order."""
+    def commit(self, batch: Batch, tokens: Sequence[int], took_s: float) -> list[Sampled]:
+        """Take in the decoded ``batch``, the tokens sampled for its outputs, in their order, and how long it took."""
+        self._pace.observe(batch.n_decoding, batch.n_prefilled, took_s)
         for chunk in batch.chunks:
             self._running[chunk.id].n_cached += len(chunk.tokens)
+            self._slots.extend(chunk.slot, chunk.tokens)
         return [self._accept(output, token) for output, token in zip(batch.outputs, tokens, strict=True)]
 
-    def drop(self, request_id: str) -> int | None:
-        """Forget a request, if it is known. Returns the slot whose KV cells must be dropped, if it had one.
+    def drop(self, request_id: str) -> None:
+        """Forget a request, if it is known. Its slot is free again; the cells stay there.
 
         Between ``next_batch`` and ``commit`` the batch still names it: drop before or after, not between.
         """
         sequence = self._running.pop(request_id, None)
         if sequence is not None:
-            self._free.append(sequence.slot)
-            return sequence.slot
+            self._slots.release(sequence.slot)
+            return
         self._waiting = deque(waiting for waiting in self._waiting if waiting.id != request_id)
-        return None
 
-    def _admit(self) -> None:
-        while self._waiting and self._free:
-            sequence = self._waiting.popleft()
-            sequence.slot = self._free.pop()
-            self._running[sequence.id] = sequence
+    def _must_wait(self, sequence: _Sequence) -> bool:
+        """Whether an earlier sequence is about to prefill more of this one's prompt than is there yet."""
+        if sequence.waits_for is not None:
+            other, n_tokens = sequence.waits_for
+            if self._running.get(other.id) is other and other.n_cached < n_tokens:
+                return True
+        sequence.waits_for = None
+        if not self.limits.reuse:
+            return False
+        _, n_there = self._slots.longest(sequence.slot, sequence.prompt)
+        sequence.long = self._pace.is_long(len(sequence.prompt) - n_there)
+        n_most = n_there + WAIT_FOR_TOKENS - 1
+        for other in self._running.values():
+            if other is sequence:
+                break
+            if other.long and not sequence.long:
+                continue  # it would be slowed down to the pace of a long one
+            n_common = min(common_prefix(other.prompt, sequence.prompt), len(sequence.prompt) - 1)
+            if other.n_cached < n_common and n_common > n_most:
+                n_most, sequence.waits_for = n_common, (other, n_common)
+        return sequence.waits_for is not None
 
-    def _prefill(self, sequence: _Sequence, budget: int) -> Chunk:
-        start = sequence.n_cached
-        tokens = sequence.prompt[start : start + budget]
-        return Chunk(sequence.id, sequence.slot, start, tokens, samples=start + len(tokens) == len(sequence.prompt))
+    def _begin(self, sequence: _Sequence) -> Placement:
+        source, n_reused = self._slots.longest(sequence.slot, sequence.prompt)
+        self._slots.begin(sequence.slot, source, n_reused)
+        sequence.begun = True
+        sequence.n_cached = n_reused
+        sequence.long = self._pace.is_long(len(sequence.prompt) - n_reused)
+        return Placement(sequence.id, sequence.slot, source, n_reused)
+
+    def _prefill(self, sequence: _Sequence, n_tokens: int) -> Chunk:
+        start, end = sequence.n_cached, sequence.n_cached + n_tokens
+        return Chunk(sequence.id, sequence.slot, start, sequence.prompt[start:end], samples=end == len(sequence.prompt))
 
     def _accept(self, output: Output, token: int) -> Sampled:
         sequence = self._running[output.id]

@@ -31,7 +31,7 @@ from rpcmesh.engine.messages import (
     Usage,
 )
 from rpcmesh.engine.placement import read_placement
-from rpcmesh.engine.scheduler import Sampled, Scheduler
+from rpcmesh.engine.scheduler import Placement, Sampled, Scheduler
 from rpcmesh.engine.text import TextAssembler
 
 # The gateway's limits come long before this; it keeps a runaway owner from filling the engine's memory.
@@ -53,10 +53,11 @@ class _Completion:
     text: TextAssembler
     n_prompt: int
     n_completion: int
+    n_cached: int = 0
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.n_prompt, self.n_completion)
+        return Usage(self.n_prompt, self.n_completion, self.n_cached)
 
 
 class Serving:
@@ -109,6 +110,7 @@ class Serving:
             self._require_known(tokens)
             if len(tokens) > self._runtime.limits.n_ctx:
                 raise _Refused("context_length_exceeded", f"{len(tokens)} tokens do not fit the context")
+            self._forget(0)
             return Scored(score.id, tuple(self._runtime.margins(tokens, len(prompt))))
         except _Refused as refused:
             return Failure(score.id, refused.code, refused.message)
@@ -117,16 +119,34 @@ class Serving:
 
     def step(self) -> list[Step | Failure]:
         """Decode one batch. Not to be called while idle."""
+        for placement in self._scheduler.admit():
+            self._place(placement)
+        for slot in self._scheduler.evict():
+            self._runtime.forget(slot)
         batch = self._scheduler.next_batch()
+        began = time.monotonic()
         try:
             self._runtime.decode(batch)
         except DecodeError as error:
             for chunk in batch.chunks:
                 self._close(chunk.id)
+                self._forget(chunk.slot)
             return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
         tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
-        deltas = tuple(self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens))
+        took_s = time.monotonic() - began
+        deltas = tuple(self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens, took_s))
         return [Step(deltas)] if deltas else []
+
+    def _place(self, placement: Placement) -> None:
+        if self._runtime.place(placement):
+            completion = self._open[placement.id]
+            completion.n_cached = min(placement.n_reused, completion.n_prompt)
+        else:
+            self._scheduler.forgo(placement)
+
+    def _forget(self, slot: int) -> None:
+        self._scheduler.forget(slot)
+        self._runtime.forget(slot)
 
     def _admit(self, request: GenerateRequest) -> Step | None:
         if self._scheduler.n_waiting >= WAITING_MAX:
@@ -197,17 +217,14 @@ class Serving:
         finish: FinishReason | None = "stop" if completion.text.stopped else sampled.finish
         if finish is None:
             return Delta(sampled.id, emitted, (sampled.token,))
-        self._close(sampled.id, sampled.slot)
+        self._close(sampled.id)
         emitted += completion.text.finish()
         return Delta(sampled.id, emitted, (sampled.token,), finish, completion.usage)
 
-    def _close(self, request_id: str, slot: int | None = None) -> None:
-        """Free all that a request holds. ``slot`` is given when the scheduler has dropped the sequence itself."""
+    def _close(self, request_id: str) -> None:
+        """Free all that a request holds but its KV cells, which the next prompt may begin with."""
         self._open.pop(request_id).sampler.free()
-        dropped = self._scheduler.drop(request_id)
-        held = slot if dropped is None else dropped
-        if held is not None:
-            self._runtime.forget(held)
+        self._scheduler.drop(request_id)
 
     def _compile_template(self) -> ChatTemplate | ChatError:
         words = self._vocabulary

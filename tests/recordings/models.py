@@ -29,12 +29,15 @@ class Model:
     arch: str = ""  # the name, where empty
     weights: str = "F16"
 
-    def write(self, folder: Path) -> Path:
-        """Its file, ``folder``/NAME.gguf."""
+    def write(self, folder: Path, *, words: bool = False) -> Path:
+        """Its file, ``folder``/NAME.gguf. With ``words`` it has a vocabulary, without which no engine can load it."""
         path = folder / f"{self.name}.gguf"
         arch = self.arch or self.name
         writer = gguf.GGUFWriter(path, arch)
-        writer.add_string("tokenizer.ggml.model", "no_vocab")
+        if words:
+            _add_words(writer)
+        else:
+            writer.add_string("tokenizer.ggml.model", "no_vocab")
         writer.add_uint32("tokenizer.ggml.token_type_count", 2)
         for key, value in (parts.KEYS | {"block_count": len(self.layers)} | self.keys).items():
             _add(writer, f"{arch}.{key}", value)
@@ -53,6 +56,14 @@ class Model:
         writer.write_tensors_to_file()
         writer.close()
         return path
+
+
+def _add_words(writer: gguf.GGUFWriter) -> None:
+    words = ["<unk>", "<s>", "</s>", *(f"w{number}" for number in range(3, parts.VOCAB))]
+    writer.add_string("tokenizer.ggml.model", "llama")
+    writer.add_array("tokenizer.ggml.tokens", words)
+    writer.add_array("tokenizer.ggml.scores", [0.0] * len(words))
+    writer.add_array("tokenizer.ggml.token_type", [2, 3, 3] + [1] * (len(words) - 3))
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

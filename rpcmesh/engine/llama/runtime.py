@@ -18,7 +18,7 @@ from rpcmesh.engine.llama.model import load_model
 from rpcmesh.engine.llama.sampler import Sampler
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
-from rpcmesh.engine.scheduler import Batch, Limits
+from rpcmesh.engine.scheduler import Batch, Limits, Placement
 
 
 class Runtime:
@@ -43,7 +43,14 @@ class Runtime:
         self.size_bytes: int = llama.llama_model_size(model)
         # Beyond the length it was trained for a model only babbles.
         n_ctx = min(spec.n_ctx, llama.llama_model_n_ctx_train(model))
-        self.limits = Limits(n_ctx=n_ctx, n_seq_max=spec.n_seq_max, n_batch=max(spec.n_batch, spec.n_seq_max))
+        self.limits = Limits(
+            n_ctx=n_ctx,
+            n_seq_max=spec.n_seq_max,
+            n_batch=max(spec.n_batch, spec.n_seq_max),
+            idle_tokens_max=spec.idle_tokens_max,
+            # Their state is that of the last token and of none before it.
+            reuse=not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)),
+        )
         self._context = llama.llama_init_from_model(model, _context_params(self.limits, spec))
         if not self._context:
             llama.llama_model_free(model)
@@ -106,8 +113,33 @@ class Runtime:
         if status != 0:
             raise DecodeError(f"llama_decode of {n_tokens} tokens returned {status}")
 
+    def place(self, placement: Placement) -> bool:
+        """Give a slot the cells that its sequence begins with. False when they are not to be had: then it is empty.
+
+        llama.cpp is asked before and after. A window of attention may have let go of old cells, and not every kind of
+        memory can be cut where we want.
+        """
+        slot, source, n_reused = placement.slot, placement.source, placement.n_reused
+        if n_reused > 0 and self._first_cells(source) >= n_reused:
+            if source != slot:
+                self.forget(slot)
+                llama.llama_memory_seq_cp(self._memory, source, slot, 0, n_reused)
+            elif not llama.llama_memory_seq_rm(self._memory, slot, n_reused, -1):
+                self.forget(slot)
+            if self._first_cells(slot) == n_reused:
+                return True
+        self.forget(slot)
+        return n_reused == 0
+
+    def _first_cells(self, slot: int) -> int:
+        """How many cells the slot has from position 0 on without a gap."""
+        if llama.llama_memory_seq_pos_min(self._memory, slot) != 0:
+            return 0
+        n_cells: int = llama.llama_memory_seq_pos_max(self._memory, slot) + 1
+        return n_cells
+
     def forget(self, slot: int) -> None:
-        """Drop a sequence's KV cells."""
+        """Drop a slot's KV cells."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def sampler(

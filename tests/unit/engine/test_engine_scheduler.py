@@ -1,67 +1,103 @@
-"""Continuous batching: examples that read as a timetable, then laws under random arrivals and cancellations."""
+"""Continuous batching: examples that read as a timetable. The laws are in test_scheduler_properties.py."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rpcmesh.engine.scheduler import Batch, Chunk, Limits, Output, Sampled, Scheduler
+from rpcmesh.engine.scheduler import Batch, Chunk, Limits, Output, Placement, Sampled, Scheduler
 
 EOG = 0
+KEEP_ALL = 10_000
 
 
-def scheduler(n_ctx: int = 100, n_seq_max: int = 2, n_batch: int = 4) -> Scheduler:
-    return Scheduler(Limits(n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=n_batch), frozenset({EOG}))
+def scheduler(n_ctx: int = 100, n_seq_max: int = 2, n_batch: int = 4, *, reuse: bool = True) -> Scheduler:
+    limits = Limits(n_ctx=n_ctx, n_seq_max=n_seq_max, n_batch=n_batch, idle_tokens_max=KEEP_ALL, reuse=reuse)
+    return Scheduler(limits, frozenset({EOG}))
+
+
+def next_batch(s: Scheduler) -> Batch:
+    s.admit()
+    return s.next_batch()
+
+
+def step(s: Scheduler, token: int = 9) -> list[Sampled]:
+    """One cycle in which every sequence samples ``token``."""
+    batch = next_batch(s)
+    return s.commit(batch, [token] * len(batch.outputs), 1.0)
+
+
+def answer(s: Scheduler, name: str, prompt: tuple[int, ...], *, token: int = 9, max_new: int = 1) -> Placement:
+    """The request's placement; it is over afterwards."""
+    s.submit(name, prompt, max_new)
+    (placement,) = s.admit()
+    while not s.idle:
+        step(s, token)
+    return placement
 
 
 def test_a_prompt_is_prefilled_in_chunks_and_then_decoded_token_by_token() -> None:
     s = scheduler()
     s.submit("a", (1, 2, 3, 4, 5, 6), max_new=2)
 
-    first = s.next_batch()
-    assert first == Batch((Chunk("a", 0, 0, (1, 2, 3, 4), samples=False),), ())
-    assert s.commit(first, []) == []
-    second = s.next_batch()
-    assert second == Batch((Chunk("a", 0, 4, (5, 6), samples=True),), (Output("a", 0, 1),))
-    assert s.commit(second, [7]) == [Sampled("a", 0, 7, None)]
-    third = s.next_batch()
-    assert third == Batch((Chunk("a", 0, 6, (7,), samples=True),), (Output("a", 0, 0),))
-    assert s.commit(third, [8]) == [Sampled("a", 0, 8, "length")]
+    first = next_batch(s)
+    assert first == Batch((Chunk("a", 0, 0, [1, 2, 3, 4], samples=False),), (), n_decoding=0)
+    assert s.commit(first, [], 1.0) == []
+    second = next_batch(s)
+    assert second == Batch((Chunk("a", 0, 4, [5, 6], samples=True),), (Output("a", 0, 1),), n_decoding=0)
+    assert s.commit(second, [7], 1.0) == [Sampled("a", 0, 7, None)]
+    third = next_batch(s)
+    assert third == Batch((Chunk("a", 0, 6, (7,), samples=True),), (Output("a", 0, 0),), n_decoding=1)
+    assert s.commit(third, [8], 1.0) == [Sampled("a", 0, 8, "length")]
     assert s.idle
 
 
 def test_decoding_goes_on_beside_a_long_prompt() -> None:
-    s = scheduler()
+    s = scheduler(n_batch=8)
     s.submit("a", (1,), max_new=None)
-    batch = s.next_batch()
-    s.commit(batch, [2])
-    s.submit("b", (10, 11, 12, 13, 14), max_new=None)
+    step(s, token=2)
+    s.submit("b", range(10, 60), max_new=None)
 
-    batch = s.next_batch()
+    # What decoding alone takes is seen first.
+    assert next_batch(s).chunks == (Chunk("a", 0, 1, (2,), samples=True),)
+    step(s, token=3)
+    batch = next_batch(s)
 
-    assert batch.chunks == (Chunk("a", 0, 1, (2,), samples=True), Chunk("b", 1, 0, (10, 11, 12), samples=False))
+    assert batch.chunks == (
+        Chunk("a", 0, 2, (3,), samples=True),
+        Chunk("b", 1, 0, list(range(10, 17)), samples=False),
+    )
     assert batch.outputs == (Output("a", 0, 0),)
-    s.commit(batch, [3])
-    assert s.next_batch().outputs == (Output("a", 0, 0), Output("b", 1, 2))
+
+
+def test_a_long_prompt_gets_less_when_it_makes_steps_long() -> None:
+    s = scheduler(n_batch=8)
+    s.submit("a", (1,), max_new=None)
+    step(s)
+    step(s)
+    s.submit("b", range(10, 60), max_new=None)
+
+    batch = next_batch(s)
+    s.commit(batch, [9], took_s=8.0)  # 7 tokens made a step of 1 s take 7 s more
+
+    assert next_batch(s).n_prefilled == 1
 
 
 def test_the_third_request_waits_for_a_slot_and_gets_it() -> None:
     s = scheduler()
     for name in "abc":
         s.submit(name, (1,), max_new=1 if name == "a" else None)
-    batch = s.next_batch()
+    batch = next_batch(s)
     assert [chunk.id for chunk in batch.chunks] == ["a", "b"]
     assert s.n_waiting == 1
-    s.commit(batch, [5, 5])
-    assert [(chunk.id, chunk.slot) for chunk in s.next_batch().chunks] == [("b", 1), ("c", 0)]
+    s.commit(batch, [5, 5], 1.0)
+    step(s)
+    assert [(chunk.id, chunk.slot) for chunk in next_batch(s).chunks] == [("b", 1), ("c", 0)]
 
 
 def test_an_end_of_generation_token_is_a_stop() -> None:
     s = scheduler()
     s.submit("a", (1,), max_new=1)
-    assert s.commit(s.next_batch(), [EOG]) == [Sampled("a", 0, EOG, "stop")]
+    assert step(s, EOG) == [Sampled("a", 0, EOG, "stop")]
 
 
 def test_a_full_context_ends_with_length() -> None:
@@ -69,19 +105,17 @@ def test_a_full_context_ends_with_length() -> None:
     s.submit("a", (1, 2), max_new=50)
     finishes = []
     while not s.idle:
-        batch = s.next_batch()
-        finishes += [sampled.finish for sampled in s.commit(batch, [9] * len(batch.outputs))]
+        finishes += [sampled.finish for sampled in step(s)]
     assert finishes == [None, "length"]
 
 
-def test_dropping_a_running_request_names_its_slot_and_a_waiting_one_has_none() -> None:
+def test_a_dropped_request_is_gone_wherever_it_was() -> None:
     s = scheduler(n_seq_max=1)
     s.submit("a", (1,), max_new=None)
     s.submit("b", (1,), max_new=None)
-    s.next_batch()
-    assert s.drop("b") is None
-    assert s.drop("a") == 0
-    assert s.drop("unknown") is None
+    s.admit()
+    for name in ("b", "a", "unknown"):
+        s.drop(name)
     assert s.idle
 
 
@@ -96,133 +130,90 @@ def test_a_batch_must_hold_every_sequence() -> None:
         scheduler(n_batch=1)
 
 
-class Engine(RuleBasedStateMachine):
-    """A stand-in for llama.cpp's KV cache watches every batch, and the laws are checked after each step.
+def test_a_conversation_that_goes_on_prefills_only_what_is_new() -> None:
+    s = scheduler()
+    answer(s, "turn 1", (1, 2, 3), token=4, max_new=2)  # the second answer token was sampled and never decoded
 
-    A sampled token is a function of the sequence's history, so a token that is lost, doubled or given to another
-    sequence makes a cached sequence differ from the expected one.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_submitted = 0
-        self.open: list[str] = []
-        self.admitted: list[str] = []
-        self.order: list[str] = []
-        self.prompt: dict[str, tuple[int, ...]] = {}
-        self.max_new: dict[str, int | None] = {}
-        self.sampled: dict[str, list[int]] = {}
-        self.cache: dict[int, list[int]] = {}
-        self.owner: dict[int, str] = {}
-
-    @initialize(n_batch=st.integers(3, 6))
-    def load(self, n_batch: int) -> None:
-        self.limits = Limits(n_ctx=12, n_seq_max=3, n_batch=n_batch)
-        self.scheduler = Scheduler(self.limits, frozenset({EOG}))
-
-    @rule(prompt=st.lists(st.integers(1, 9), min_size=1, max_size=11), max_new=st.none() | st.integers(1, 8))
-    def submit(self, prompt: list[int], max_new: int | None) -> None:
-        name = f"r{self.n_submitted}"
-        self.n_submitted += 1
-        self.scheduler.submit(name, tuple(prompt), max_new)
-        self.prompt[name], self.max_new[name], self.sampled[name] = tuple(prompt), max_new, []
-        self.open.append(name)
-        self.order.append(name)
-
-    @precondition(lambda self: self.open)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(self.open))
-        slot = self.scheduler.drop(name)
-        # One that was admitted behind a long prompt has a slot before it has anything in it.
-        assert slot is not None or name not in self.owner.values()
-        self._leave(name, slot)
-
-    @precondition(lambda self: self.open)
-    @rule()
-    def step(self) -> None:
-        batch = self.scheduler.next_batch()
-        assert 0 < sum(len(chunk.tokens) for chunk in batch.chunks) <= self.limits.n_batch
-        flat: list[tuple[str, int]] = []
-        for chunk in batch.chunks:
-            self._decode(chunk)
-            flat += [(chunk.id, token) for token in chunk.tokens]
-        assert [flat[output.index][0] for output in batch.outputs] == [output.id for output in batch.outputs]
-        tokens = [sum(self.cache[output.slot]) % 7 for output in batch.outputs]
-        self._check_progress(batch)
-        for sampled, token in zip(self.scheduler.commit(batch, tokens), tokens, strict=True):
-            assert sampled.token == token
-            self._take(sampled)
-
-    def _decode(self, chunk: Chunk) -> None:
-        owner = self.owner.setdefault(chunk.slot, chunk.id)
-        assert owner == chunk.id, "two requests share a slot"
-        cached = self.cache.setdefault(chunk.slot, [])
-        assert chunk.position == len(cached), "a token was lost or doubled"
-        cached += chunk.tokens
-        history = [*self.prompt[chunk.id], *self.sampled[chunk.id]]
-        assert cached == history[: len(cached)]
-        assert chunk.samples == (len(cached) == len(history))
-        if chunk.position == 0:
-            self.admitted.append(chunk.id)
-
-    def _check_progress(self, batch: Batch) -> None:
-        decoded = {chunk.id for chunk in batch.chunks}
-        for name in self.open:
-            decoding = bool(self.sampled[name])
-            assert not decoding or name in decoded, "a running sequence missed a step"
-        # Whoever came first among those that still have prompt to read gets some of it read.
-        reading = [name for name in self.open[: self.limits.n_seq_max] if not self.sampled[name]]
-        assert not reading or reading[0] in decoded
-
-    def _take(self, sampled: Sampled) -> None:
-        self.sampled[sampled.id].append(sampled.token)
-        n_new, n_prompt = len(self.sampled[sampled.id]), len(self.prompt[sampled.id])
-        full = n_prompt + n_new == self.limits.n_ctx or n_new == self.max_new[sampled.id]
-        expected = "stop" if sampled.token == EOG else "length" if full else None
-        assert sampled.finish == expected
-        if expected is not None:
-            self._leave(sampled.id, sampled.slot)
-
-    def _leave(self, name: str, slot: int | None) -> None:
-        self.open.remove(name)
-        if slot is not None and self.owner.pop(slot, name) == name:
-            self.cache.pop(slot, None)
-        assert name not in self.owner.values()
-
-    @invariant()
-    def no_sequence_outgrows_its_context(self) -> None:
-        assert len(self.owner) <= self.limits.n_seq_max
-        assert all(slot < self.limits.n_seq_max for slot in self.owner)
-        assert all(len(cached) <= self.limits.n_ctx for cached in self.cache.values())
-
-    @invariant()
-    def admission_is_first_come_first_served(self) -> None:
-        assert self.admitted == [name for name in self.order if name in set(self.admitted)]
-
-    def teardown(self) -> None:
-        """Nobody starves: without new arrivals everything that is open finishes in bounded time."""
-        for _ in range(len(self.open) * 2 * self.limits.n_ctx):
-            if not self.open:
-                break
-            self.step()
-        assert not self.open
-        assert self.scheduler.idle
+    assert answer(s, "turn 2", (1, 2, 3, 4, 4, 5)) == Placement("turn 2", slot=0, source=0, n_reused=4)
 
 
-Engine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
-TestLaws = Engine.TestCase
+def test_the_last_prompt_token_is_always_decoded() -> None:
+    s = scheduler()
+    answer(s, "first", (1, 2, 3))
+    s.submit("again", (1, 2, 3), max_new=1)
+
+    assert next_batch(s).chunks == (Chunk("again", 0, 2, [3], samples=True),)
 
 
-@given(n_prompts=st.lists(st.integers(1, 30), min_size=1, max_size=6))
-def test_every_prompt_token_is_read_once_whatever_the_batch_size(n_prompts: list[int]) -> None:
-    s = scheduler(n_ctx=40, n_seq_max=3, n_batch=3)
-    for number, n_tokens in enumerate(n_prompts):
-        s.submit(f"r{number}", tuple(range(1, n_tokens + 1)), max_new=1)
-    read: dict[str, list[int]] = {}
-    while not s.idle:
-        batch = s.next_batch()
-        for chunk in batch.chunks:
-            read.setdefault(chunk.id, []).extend(chunk.tokens)
-        s.commit(batch, [1] * len(batch.outputs))
-    assert read == {f"r{number}": list(range(1, n + 1)) for number, n in enumerate(n_prompts)}
+def test_the_beginning_of_a_running_sequence_is_copied() -> None:
+    s = scheduler()
+    s.submit("running", (1, 2, 3), max_new=None)
+    step(s)
+
+    s.submit("alike", (1, 2, 7), max_new=None)
+
+    assert s.admit() == [Placement("alike", slot=1, source=0, n_reused=2)]
+
+
+def test_a_request_like_one_in_prefill_waits_for_it_and_copies() -> None:
+    s = scheduler(n_batch=50)
+    for name, last in (("a", 1), ("b", 2)):
+        s.submit(name, (*range(10, 50), last), max_new=1)
+
+    assert [placement.id for placement in s.admit()] == ["a"]
+    step(s)
+
+    assert s.admit() == [Placement("b", slot=1, source=0, n_reused=40)]
+
+
+def test_when_the_one_it_waits_for_is_dropped_it_begins_with_what_is_there() -> None:
+    s = scheduler(n_batch=30)
+    for name in "ab":
+        s.submit(name, range(10, 80), max_new=1)
+    step(s)
+    assert s.admit() == []
+
+    s.drop("a")
+
+    assert s.admit() == [Placement("b", slot=1, source=0, n_reused=30)]
+
+
+def test_few_tokens_in_common_are_not_waited_for() -> None:
+    s = scheduler(n_batch=50)
+    for name in "ab":
+        s.submit(name, range(10, 30), max_new=1)
+    assert [(placement.id, placement.n_reused) for placement in s.admit()] == [("a", 0), ("b", 0)]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    s = scheduler(n_ctx=200, n_batch=50)
+    s.submit("long", range(10, 110), max_new=1)
+    s.submit("short", range(10, 50), max_new=1)
+    assert [placement.id for placement in s.admit()] == ["long", "short"]
+
+
+def test_without_reuse_every_request_begins_from_nothing() -> None:
+    s = scheduler(n_batch=50, reuse=False)
+    answer(s, "first", (*range(10, 50),))
+    assert s.evict() == [0]
+    for name in "ab":
+        s.submit(name, range(10, 50), max_new=1)
+    assert [placement.n_reused for placement in s.admit()] == [0, 0]
+
+
+def test_a_placement_that_cannot_be_carried_out_is_prefilled_from_the_first_token() -> None:
+    s = scheduler()
+    answer(s, "first", (1, 2, 3))
+    s.submit("again", (1, 2, 3), max_new=1)
+    (placement,) = s.admit()
+
+    s.forgo(placement)
+
+    assert s.next_batch().chunks == (Chunk("again", 0, 0, [1, 2, 3], samples=True),)
+
+
+def test_what_was_forgotten_is_not_reused() -> None:
+    s = scheduler()
+    answer(s, "first", (1, 2, 3))
+    s.forget(0)
+    assert answer(s, "again", (1, 2, 3)).n_reused == 0

@@ -260,7 +260,8 @@ async def test_the_model_s_own_tokens_are_the_best_and_foreign_ones_are_not(engi
     assert altered[:3] == margins[:3]
     assert altered[3] > 0.5
     # The cells that it took are free again.
-    assert token_ids(await answer(engine, request(FRANCE, name="again", max_tokens=20))) == own
+    again = token_ids(await answer(engine, request(FRANCE, name="again", max_tokens=20)))
+    assert max(await engine.margins(Score("again", FRANCE, again))) < 0.5
 
 
 async def test_nothing_is_scored_while_a_request_is_open(engine: Engine) -> None:

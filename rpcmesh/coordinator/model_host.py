@@ -22,6 +22,7 @@ from rpcmesh.coordinator import state
 from rpcmesh.coordinator.failover import Failover, Stage
 from rpcmesh.coordinator.open_answer import OpenAnswer
 from rpcmesh.coordinator.seat import Seat
+from rpcmesh.coordinator.snapshots import Snapshots
 from rpcmesh.coordinator.standby import Standby
 from rpcmesh.engine.client import Engine, EngineLost, EngineRequestError
 from rpcmesh.engine.messages import Delta, DeviceSpec, GenerateRequest, LoadedModel, LoadSpec
@@ -110,8 +111,11 @@ class ModelHost:
         self._emit = emit
         self._look_again = look_again
         self._seat = Seat(on_seat)
+        self._snapshots = Snapshots(settings.engine.snapshot_mib << 20, lambda: self._reached(Stage.RESTORED))
         self._standby = Standby(
-            lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
+            lambda: Engine.start(
+                lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line), keeper=self._snapshots
+            )
         )
         self._changed = asyncio.Event()
         self._answering = 0
@@ -152,14 +156,15 @@ class ModelHost:
         """
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._counted(self._answer(OpenAnswer(request, secrets.randbits(32))))
+        return self._counted(request.id, self._answer(OpenAnswer(request, secrets.randbits(32))))
 
-    async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    async def _counted(self, request_id: str, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1
         try:
-            async with contextlib.aclosing(deltas):
-                async for delta in deltas:
-                    yield delta
+            with self._snapshots.while_open(request_id):
+                async with contextlib.aclosing(deltas):
+                    async for delta in deltas:
+                        yield delta
         finally:
             self._answering -= 1
             self._idle_since = time.monotonic()
@@ -169,7 +174,7 @@ class ModelHost:
         while True:
             engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
             try:
-                async with contextlib.aclosing(engine.generate(answer.to_ask())) as deltas:
+                async with contextlib.aclosing(engine.generate(*self._snapshots.beside(answer.to_ask()))) as deltas:
                     async for delta in deltas:
                         answer.took(delta)
                         self._last_token_at = time.monotonic()
@@ -310,6 +315,9 @@ class ModelHost:
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
             n_threads=engine.n_threads,
+            snapshot_min_tokens=engine.snapshot_min_tokens,
+            snapshot_bytes=engine.snapshot_mib << 20,
+            snapshot_dir=engine.snapshot_dir,
         )
 
     async def _pause(self, exits: list[float]) -> None:

@@ -64,12 +64,24 @@ class Sampled:
     finish: FinishReason | None
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A running sequence whose first ``n_cached`` tokens are in the cells of its slot."""
+
+    id: str
+    slot: int
+    n_cached: int
+    n_prompt: int
+
+
 @dataclass(slots=True)
 class _Sequence:
     id: str
     prompt: Sequence[int]
     # How many tokens may follow the prompt; the context's end is already counted in.
     n_new_max: int
+    # Its slot is being filled by others: not to be decoded before `release`.
+    held: bool = False
     slot: int = -1
     n_cached: int = 0
     n_new: int = 0
@@ -100,20 +112,44 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
-    def submit(self, request_id: str, prompt: Sequence[int], max_new: int | None) -> None:
-        """Queue a prompt of 1 to ``n_ctx - 1`` tokens; ``max_new`` at least 1, or None for the whole context."""
+    def submit(self, request_id: str, prompt: Sequence[int], max_new: int | None, *, held: bool = False) -> None:
+        """Queue a prompt of 1 to ``n_ctx - 1`` tokens; ``max_new`` at least 1, or None for the whole context.
+
+        One that is ``held`` gets a slot in its turn and stands still there until :meth:`release`.
+        """
         if not 0 < len(prompt) < self.limits.n_ctx:
             raise ValueError(f"prompt of {len(prompt)} tokens does not fit a context of {self.limits.n_ctx}")
         if max_new is not None and max_new < 1:
             raise ValueError(f"max_new {max_new} is less than 1")
         room = self.limits.n_ctx - len(prompt)
-        self._waiting.append(_Sequence(request_id, prompt, room if max_new is None else min(max_new, room)))
+        self._waiting.append(_Sequence(request_id, prompt, room if max_new is None else min(max_new, room), held))
+
+    def slot_of(self, request_id: str) -> int | None:
+        """None while it waits for one."""
+        running = self._running.get(request_id)
+        return None if running is None else running.slot
+
+    def release(self, request_id: str, n_cached: int) -> None:
+        """Go on with a held sequence: ``n_cached`` tokens of its prompt, and not all, are in the cells of its slot."""
+        sequence = self._running[request_id]
+        if not 0 <= n_cached < len(sequence.prompt):
+            raise ValueError(f"{n_cached} of {len(sequence.prompt)} tokens leave nothing to decode")
+        sequence.held = False
+        sequence.n_cached = n_cached
+
+    def cached(self) -> list[Cached]:
+        """What is in the cells, in order of admission; not between ``next_batch`` and ``commit``."""
+        return [
+            Cached(sequence.id, sequence.slot, sequence.n_cached, len(sequence.prompt))
+            for sequence in self._running.values()
+            if not sequence.held
+        ]
 
     def next_batch(self) -> Batch:
         """Admit what fits, then fill a batch: one token of each decoding sequence first, prompt chunks after them.
 
         So a long prompt never stops the others from getting a token a step, and prompts are finished one after the
-        other: the first token of the earliest comes as soon as it can.
+        other: the first token of the earliest comes as soon as it can. The batch is empty when all that run are held.
         """
         self._admit()
         chunks = [
@@ -123,7 +159,7 @@ class Scheduler:
         ]
         budget = self.limits.n_batch - len(chunks)
         for sequence in self._running.values():
-            if sequence.last is None and budget > 0:
+            if sequence.last is None and not sequence.held and budget > 0:
                 chunk = self._prefill(sequence, budget)
                 budget -= len(chunk.tokens)
                 chunks.append(chunk)

@@ -17,6 +17,7 @@ from rpcmesh.bench import guard as guard_cost
 from rpcmesh.bench.rounds import Comparison
 from rpcmesh.cli import figures, progress
 from rpcmesh.cli.bench_chaos import chaos
+from rpcmesh.cli.bench_snapshot import snapshot
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
 from rpcmesh.cli.output import out, print_table
@@ -159,3 +160,4 @@ def _show_guard(measured: GuardFigures, json_file: Path | None) -> None:
 
 
 bench.add_command(chaos)
+bench.add_command(snapshot)

@@ -233,6 +233,7 @@ class Saved(Struct, frozen=True, tag="saved"):
     id: str
     fingerprint: str
     piece: Piece
+    seconds: float
 
 
 class Restored(Struct, frozen=True, tag="restored"):

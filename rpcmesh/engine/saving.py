@@ -150,8 +150,9 @@ class Saving:
             return None
         kept.n_bytes += piece.n_bytes
         kept.n_saved = stop
-        self._saved = self._saved.plus(stop - start, time.monotonic() - began)
-        return Saved(sequence.id, self._fingerprint, piece)
+        seconds = time.monotonic() - began
+        self._saved = self._saved.plus(stop - start, seconds)
+        return Saved(sequence.id, self._fingerprint, piece, seconds)
 
     def _begin(self, request_id: str) -> _Kept:
         kept = self._kept[request_id] = _Kept(nameless_file(self._spec.snapshot_dir))

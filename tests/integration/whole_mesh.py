@@ -52,6 +52,7 @@ async def founded(
     min_workers: int,
     failover_wait_s: float = LIMIT_S,
     drain_s: float = local_mesh.DRAIN_S,
+    n_ctx: int = 512,
 ) -> AsyncIterator[LocalMesh]:
     """A coordinator that wants the model and has no node yet."""
     with short_home() as home:
@@ -59,7 +60,7 @@ async def founded(
         async with local_mesh.running(home, build) as mesh:
             await mesh.found(
                 config.Engine(
-                    model=MODEL, min_workers=min_workers, n_ctx=512, n_seq_max=4, failover_wait_s=failover_wait_s
+                    model=MODEL, min_workers=min_workers, n_ctx=n_ctx, n_seq_max=4, failover_wait_s=failover_wait_s
                 ),
                 drain_s,
             )
@@ -73,9 +74,10 @@ async def ready(
     nodes: int = 2,
     min_workers: int | None = None,
     drain_s: float = local_mesh.DRAIN_S,
+    n_ctx: int = 512,
 ) -> AsyncIterator[LocalMesh]:
     """A mesh of ``node-1`` … that answers."""
-    async with founded(build, model_file, min_workers=min_workers or nodes, drain_s=drain_s) as mesh:
+    async with founded(build, model_file, min_workers=min_workers or nodes, drain_s=drain_s, n_ctx=n_ctx) as mesh:
         for number in range(1, nodes + 1):
             await mesh.join(f"node-{number}")
             await mesh.run_node(f"node-{number}")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rpcmesh.engine.scheduler import Batch, Chunk, Limits, Output, Sampled, Scheduler
+from rpcmesh.engine.scheduler import Batch, Cached, Chunk, Limits, Output, Sampled, Scheduler
 
 EOG = 0
 
@@ -45,6 +45,35 @@ def test_decoding_goes_on_beside_a_long_prompt() -> None:
     assert batch.outputs == (Output("a", 0, 0),)
     s.commit(batch, [3])
     assert s.next_batch().outputs == (Output("a", 0, 0), Output("b", 1, 2))
+
+
+def test_a_held_prompt_keeps_its_slot_and_goes_on_behind_what_was_put_there() -> None:
+    s = scheduler()
+    s.submit("a", (1, 2, 3, 4, 5, 6), max_new=None, held=True)
+    s.submit("b", (1,), max_new=None)
+    assert s.slot_of("a") is None
+
+    batch = s.next_batch()
+    assert [(chunk.id, chunk.slot) for chunk in batch.chunks] == [("b", 1)]
+    assert s.slot_of("a") == 0
+    s.commit(batch, [2])
+    assert s.cached() == [Cached("b", 1, n_cached=1, n_prompt=1)]
+
+    s.release("a", 5)
+
+    assert s.next_batch().chunks == (Chunk("b", 1, 1, (2,), samples=True), Chunk("a", 0, 5, (6,), samples=True))
+
+
+def test_while_all_are_held_there_is_nothing_to_decode() -> None:
+    s = scheduler()
+    s.submit("a", (1, 2), max_new=None, held=True)
+
+    assert s.next_batch() == Batch((), ())
+    assert not s.idle
+    with pytest.raises(ValueError, match="2 of 2 tokens leave nothing to decode"):
+        s.release("a", 2)
+    assert s.drop("a") == 0
+    assert s.idle
 
 
 def test_the_third_request_waits_for_a_slot_and_gets_it() -> None:

@@ -105,7 +105,7 @@ class Saving:
             piece, *rest = kept.to_restore
             began = time.monotonic()
             try:
-                self._cells.restore(slot, piece.stop, _read(kept.file, piece))
+                self._cells.restore(slot, piece.start, piece.stop, _read(kept.file, piece))
             except (OSError, StateError) as error:
                 self._log(f"snapshot not restored: {error}")
                 self.forget(request_id)

@@ -39,8 +39,13 @@ class Cells:
         finally:
             self._clear(self._spare)
 
-    def restore(self, slot: int, stop: int, state: Bytes) -> None:
-        """Put the next tokens back, up to ``stop``. Raises :class:`StateError`; then the slot has to be cleared."""
+    def restore(self, slot: int, start: int, stop: int, state: Bytes) -> None:
+        """Put tokens ``start`` to ``stop`` back; with the first of all the slot is cleared.
+
+        Raises :class:`StateError`; then the slot has to be cleared.
+        """
+        if start == 0:
+            self._clear(slot)
         target = slot if self.whole else self._spare
         read = llama.llama_state_seq_set_data_ext(
             self._context, _pointer(state), len(state), target, llama.LLAMA_STATE_SEQ_FLAGS_NONE

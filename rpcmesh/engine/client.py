@@ -78,7 +78,7 @@ class Engine:
     resolved with :class:`EngineLost` when the process ends.
     """
 
-    def __init__(self, on_log: Callable[[str], None], keeper: Keeper | None) -> None:
+    def __init__(self, on_log: Callable[[str], None], keeper: Keeper | None = None) -> None:
         """Use :meth:`start`."""
         loop = asyncio.get_running_loop()
         self._keeper = keeper

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rpcmesh.engine.file_wire import nameless_file
-from rpcmesh.engine.llama import Cells, StateError
+from rpcmesh.engine.llama import Cells, LoadError, StateError
 from rpcmesh.engine.llama.snapshot import Bytes
 from rpcmesh.engine.messages import LoadSpec, Piece, Restored, Saved, Snapshot
 from rpcmesh.engine.scheduler import Cached
@@ -36,7 +36,10 @@ class _Kept:
 
 
 class Saving:
-    """``hand_over`` gives a new file to the owner. Nothing happens unless the spec asks for it."""
+    """``hand_over`` gives a new file to the owner. Nothing happens unless the spec asks for it.
+
+    Raises :class:`LoadError` when there is no place for such files.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class Saving:
         self._stopped: set[str] = set()
         self._prefill = Rate()
         self._saved = Rate()
+        if spec.snapshot_min_tokens:
+            _require_place(spec.snapshot_dir)
 
     def prefilled(self, n_tokens: int, seconds: float) -> None:
         """Note how fast this engine prefills: saving must beat it."""
@@ -165,6 +170,14 @@ def _fingerprint(spec: LoadSpec, n_params: int) -> str:
     found = Path(spec.model_path).stat()
     told = f"{spec.model_path}\0{found.st_size}\0{found.st_mtime_ns}\0{n_params}"
     return hashlib.blake2b(told.encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _require_place(folder: str) -> None:
+    """Found out now, and not in the middle of a long answer."""
+    try:
+        os.close(nameless_file(folder))
+    except OSError as error:
+        raise LoadError(f"nothing can be saved in snapshot_dir {folder!r}: {error.strerror}") from error
 
 
 def _digest(state: Bytes) -> bytes:

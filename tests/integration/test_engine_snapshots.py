@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from meshed_engine import GREEDY, token_ids, worker
 
-from rpcmesh.engine.client import Engine
+from rpcmesh.engine.client import Engine, EngineLoadError
 from rpcmesh.engine.messages import (
     Delta,
     DeviceSpec,
@@ -93,7 +94,9 @@ async def first_tokens(engine: Engine, n_tokens: int) -> tuple[int, ...]:
 async def go_on(
     engine: Engine, sent: tuple[int, ...], keeper: Keeper, snapshot: Snapshot | None = None
 ) -> tuple[int, ...]:
-    request = msgspec.structs.replace(ASKED, resume_token_ids=sent, snapshot=snapshot or keeper.snapshot)
+    request = msgspec.structs.replace(
+        ASKED, id=f"resumed {time.monotonic_ns()}", resume_token_ids=sent, snapshot=snapshot or keeper.snapshot
+    )
     return token_ids([delta async for delta in engine.generate(request, keeper.file)])
 
 
@@ -178,6 +181,16 @@ async def test_of_an_answer_that_nobody_keeps_nothing_more_is_saved(build: Build
     # The pieces are saved one a step; a second may have been under way.
     assert len(keeper.pieces) <= 2
     os.close(keeper.file)
+
+
+async def test_a_directory_that_is_not_there_is_found_out_at_the_load(
+    build: Build, smollm2: Path, keeper: Keeper, tmp_path: Path
+) -> None:
+    nowhere = msgspec.structs.replace(spec(smollm2), snapshot_dir=str(tmp_path / "nowhere"))
+
+    async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None, keeper=keeper) as engine:
+        with pytest.raises(EngineLoadError, match=r"nothing can be saved in snapshot_dir '.*nowhere': No such file"):
+            await engine.load(nowhere)
 
 
 async def test_of_one_sequence_no_more_than_the_limit_is_saved(build: Build, smollm2: Path, keeper: Keeper) -> None:

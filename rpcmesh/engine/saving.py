@@ -140,29 +140,30 @@ class Saving:
 
     def _save(self, sequence: Cached, start: int, stop: int) -> Saved | None:
         began = time.monotonic()
+        kept = self._kept.get(sequence.id)
         try:
             state = self._cells.save(sequence.slot, start, stop)
-            kept = self._kept.get(sequence.id) or self._begin(sequence.id)
-            if kept.n_bytes + len(state) > self._spec.snapshot_bytes:
-                # What is there is a beginning, and of use.
-                self._stopped.add(sequence.id)
-                return None
-            piece = Piece(start, stop, kept.n_bytes, len(state), _digest(state))
+            piece = Piece(start, stop, kept.n_bytes if kept else 0, len(state), _digest(state))
+            if piece.offset + piece.n_bytes > self._spec.snapshot_bytes:
+                raise StateError(f"{piece.n_bytes} bytes more are beyond the limit of {self._spec.snapshot_bytes}")
+            if kept is None:
+                kept = self._kept[sequence.id] = _Kept(nameless_file(self._spec.snapshot_dir))
             _write(kept.file, state, piece.offset)
         except (OSError, StateError) as error:
+            # What there is already is a beginning, and of use.
             self._log(f"snapshot not saved: {error}")
+            if start == 0:
+                self.forget(sequence.id)
             self._stopped.add(sequence.id)
             return None
+        if start == 0:
+            # Not before: the owner takes the file when it hears of the piece.
+            self._hand_over(sequence.id, kept.file)
         kept.n_bytes += piece.n_bytes
         kept.n_saved = stop
         seconds = time.monotonic() - began
         self._saved = self._saved.plus(stop - start, seconds)
         return Saved(sequence.id, self._fingerprint, piece, seconds)
-
-    def _begin(self, request_id: str) -> _Kept:
-        kept = self._kept[request_id] = _Kept(nameless_file(self._spec.snapshot_dir))
-        self._hand_over(request_id, kept.file)
-        return kept
 
 
 def _fingerprint(spec: LoadSpec, n_params: int) -> str:

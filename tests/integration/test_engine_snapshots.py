@@ -46,6 +46,7 @@ class Keeper:
 
     def saved(self, saved: Saved, file: int | None) -> tuple[str, ...]:
         if file is not None:
+            self.close()
             self.file = file
             self.pieces = []
         self.pieces.append(saved.piece)
@@ -54,6 +55,10 @@ class Keeper:
 
     def restored(self, restored: Restored) -> None:
         self.restored_tokens.append(restored.n_tokens)
+
+    def close(self) -> None:
+        if self.file >= 0:
+            os.close(self.file)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -64,8 +69,7 @@ class Keeper:
 def keeper() -> Iterator[Keeper]:
     made = Keeper()
     yield made
-    with contextlib.suppress(OSError):
-        os.close(made.file)
+    made.close()
 
 
 def spec(model: Path, *devices: DeviceSpec, n_ctx: int = N_CTX, limit: int = 1 << 30) -> LoadSpec:
@@ -81,9 +85,9 @@ async def begin(build: Build, loaded: LoadSpec, keeper: Keeper, n_tokens: int) -
         return await first_tokens(engine, n_tokens)
 
 
-async def first_tokens(engine: Engine, n_tokens: int) -> tuple[int, ...]:
+async def first_tokens(engine: Engine, n_tokens: int, name: str = ASKED.id) -> tuple[int, ...]:
     got: list[Delta] = []
-    async with contextlib.aclosing(engine.generate(ASKED)) as deltas:
+    async with contextlib.aclosing(engine.generate(msgspec.structs.replace(ASKED, id=name))) as deltas:
         async for delta in deltas:
             got.append(delta)
             if len(got) == n_tokens:
@@ -180,7 +184,7 @@ async def test_of_an_answer_that_nobody_keeps_nothing_more_is_saved(build: Build
 
     # The pieces are saved one a step; a second may have been under way.
     assert len(keeper.pieces) <= 2
-    os.close(keeper.file)
+    keeper.close()
 
 
 async def test_a_directory_that_is_not_there_is_found_out_at_the_load(
@@ -193,8 +197,14 @@ async def test_a_directory_that_is_not_there_is_found_out_at_the_load(
             await engine.load(nowhere)
 
 
-async def test_of_one_sequence_no_more_than_the_limit_is_saved(build: Build, smollm2: Path, keeper: Keeper) -> None:
-    await begin(build, spec(smollm2, limit=7 << 20), keeper, 20)
+@pytest.mark.parametrize(("limit", "stops"), [(7 << 20, [128, 256]), (1 << 20, [])])
+async def test_of_one_sequence_no_more_than_the_limit_is_saved(
+    build: Build, smollm2: Path, keeper: Keeper, limit: int, stops: list[int]
+) -> None:
+    async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None, keeper=keeper) as engine:
+        await engine.load(spec(smollm2, limit=limit))
+        await first_tokens(engine, 20)
+        assert [piece.stop for piece in keeper.pieces] == stops
 
-    assert [piece.stop for piece in keeper.pieces] == [128, 256]
-    assert os.fstat(keeper.file).st_size <= 7 << 20
+        # The engine serves on.
+        assert await first_tokens(engine, 4, name="another")

@@ -9,6 +9,7 @@ import msgspec
 
 from rpcmesh import paths
 from rpcmesh.bench import resume
+from rpcmesh.bench.decode import NODES
 from rpcmesh.cli import figures, progress
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
@@ -46,7 +47,7 @@ def snapshot(tokens: tuple[int, ...], rounds: int, json_file: Path | None) -> No
     with progress.task(f"model {MODEL}") as report:
         model = catalog.pull(MODEL, paths.default_cache(), report)
     hold_signals()
-    with demo_home.claimed(resume.decode.NODES) as home:
+    with demo_home.claimed(NODES) as home:
 
         async def measure() -> None:
             measured = await resume.compare(home, built, model, lengths=tokens, repeats=rounds, say=_say)

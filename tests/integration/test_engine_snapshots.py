@@ -158,7 +158,8 @@ async def test_a_restored_answer_waits_for_a_slot_and_leaves_the_others_theirs(
     async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None, keeper=keeper) as engine:
         await engine.load(spec(smollm2))
         sent = await first_tokens(engine, 8)
-        alone = await go_on(engine, sent, keeper)
+        snapshot = keeper.snapshot
+        alone = await go_on(engine, sent, keeper, snapshot)
         others = [
             engine.generate(GenerateRequest(f"other {n}", TextPrompt("Once"), None, GREEDY, True)) for n in range(3)
         ]
@@ -166,7 +167,7 @@ async def test_a_restored_answer_waits_for_a_slot_and_leaves_the_others_theirs(
             await anext(other)
 
         async with asyncio.TaskGroup() as group:
-            waiting = group.create_task(go_on(engine, sent, keeper, keeper.snapshot))
+            waiting = group.create_task(go_on(engine, sent, keeper, snapshot))
             await anext(others[0])
             assert len(keeper.restored_tokens) == 1
             await others[1].aclose()

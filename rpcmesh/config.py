@@ -95,6 +95,12 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rebalance: Rebalance = "idle"
     # How long a node that is lost again and again may be held out. 0: not at all.
     hold_out_max_s: Annotated[float, msgspec.Meta(ge=0, le=600)] = 300.0
+    # The KV cells of prompts this long are saved, so that the next engine need not prefill them again. 0: of none.
+    snapshot_min_tokens: Annotated[int, msgspec.Meta(ge=0)] = 256
+    # What all that is saved may take, in MiB. Answers that began long ago give way to new ones.
+    snapshot_mib: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1024
+    # The directory for it, where this machine's memory is too small. It holds what users ask, in files without a name.
+    snapshot_dir: str = ""
 
 
 class Build(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

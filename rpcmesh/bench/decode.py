@@ -37,7 +37,7 @@ async def compare(
 ) -> rounds.Comparison:
     """Tokens a second of one stream, SmolLM2 or another ``model`` split over two workers with one thread each."""
     async with contextlib.AsyncExitStack() as stack:
-        mesh = await stack.enter_async_context(_mesh(home, build))
+        mesh = await stack.enter_async_context(free_workers(home, build))
         ours = await engine(
             stack,
             build.lib_dir,
@@ -51,7 +51,7 @@ async def compare(
 
 
 @contextlib.asynccontextmanager
-async def _mesh(home: Home, build: Build) -> AsyncIterator[local_mesh.LocalMesh]:
+async def free_workers(home: Home, build: Build) -> AsyncIterator[local_mesh.LocalMesh]:
     """A mesh without a model, whose workers are free for an engine of ours."""
     async with local_mesh.running(home, build) as mesh:
         await mesh.found(config.Engine())

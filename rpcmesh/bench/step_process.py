@@ -49,7 +49,7 @@ def _run(model_file: Path, sequences: int, steps: int) -> StepCost:
     attach_log(log)
     clock = _Clock()
     spec = LoadSpec("bench", str(model_file), n_ctx=WARM_STEPS + steps + 64, n_seq_max=sequences)
-    serving = Serving(spec, log, lambda _fraction: True)
+    serving = Serving(spec, log, lambda _fraction: True, lambda _id, _file: None, lambda _line: None)
     timed(clock.around)
     for number in range(sequences):
         # As an API's client asks by default; begun apart, so that none waits for another's prefill.

@@ -19,6 +19,7 @@ from rpcmesh.cli import figures, progress
 from rpcmesh.cli.bench_chaos import chaos
 from rpcmesh.cli.bench_prefill import prefill
 from rpcmesh.cli.bench_serve import serve
+from rpcmesh.cli.bench_snapshot import snapshot
 from rpcmesh.cli.bench_step import step
 from rpcmesh.cli.build import open_or_build
 from rpcmesh.cli.demo import MODEL
@@ -165,3 +166,4 @@ bench.add_command(chaos)
 bench.add_command(prefill)
 bench.add_command(step)
 bench.add_command(serve)
+bench.add_command(snapshot)

@@ -10,12 +10,14 @@ import msgspec
 class Stage(StrEnum):
     """In the order in which they come. A loss that finds no open answer has no last one.
 
-    Prefill has no stage of its own: the first new token is sampled from the logits of the prefill's last token.
+    Prefill has no stage of its own: the first new token is sampled from the logits of the prefill's last token. It is
+    short where a snapshot came before it; without one there is no such stage.
     """
 
     PLANNED = "planned"
     STARTED = "engine_started"
     LOADED = "loaded"
+    RESTORED = "restored"
     RESUMED = "first_new_token"
 
 

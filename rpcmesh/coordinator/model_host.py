@@ -24,6 +24,7 @@ from rpcmesh.coordinator.moves import Ended, Load, Wait
 from rpcmesh.coordinator.needs import Needs
 from rpcmesh.coordinator.open_answer import FRUITLESS_ENGINES_MAX, OpenAnswer
 from rpcmesh.coordinator.seat import Seat
+from rpcmesh.coordinator.snapshots import Snapshots
 from rpcmesh.coordinator.standby import Standby
 from rpcmesh.engine.client import Engine, EngineLoadError, EngineLost, EngineRequestError
 from rpcmesh.engine.messages import (
@@ -75,8 +76,11 @@ class ModelHost:
         self._look_again = look_again
         self._needs = Needs()
         self._seat = Seat(on_seat)
+        self._snapshots = Snapshots(settings.engine.snapshot_mib << 20, lambda: self._reached(Stage.RESTORED))
         self._standby = Standby(
-            lambda: Engine.start(lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line))
+            lambda: Engine.start(
+                lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line), keeper=self._snapshots
+            )
         )
         self._changed = asyncio.Event()
         self._answering = 0
@@ -152,7 +156,7 @@ class ModelHost:
         """
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        return self._counted(self._answer(model, OpenAnswer(request, secrets.randbits(32))))
+        return self._counted(request.id, self._answer(model, OpenAnswer(request, secrets.randbits(32))))
 
     async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
         """All vectors of one request, from one engine: they are asked for again when it is lost. Raises as above."""
@@ -174,12 +178,13 @@ class ModelHost:
             self._answering -= 1
             self._idle_since = time.monotonic()
 
-    async def _counted(self, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
+    async def _counted(self, request_id: str, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
         self._answering += 1
         try:
-            async with contextlib.aclosing(deltas):
-                async for delta in deltas:
-                    yield delta
+            with self._snapshots.while_open(request_id):
+                async with contextlib.aclosing(deltas):
+                    async for delta in deltas:
+                        yield delta
         finally:
             self._answering -= 1
             self._idle_since = time.monotonic()
@@ -191,7 +196,7 @@ class ModelHost:
             if self._cluster().model.name != model:
                 raise ClusterCapacityError(f"model {model!r} gave way to another")
             try:
-                async with contextlib.aclosing(engine.generate(answer.to_ask())) as deltas:
+                async with contextlib.aclosing(engine.generate(*self._snapshots.beside(answer.to_ask()))) as deltas:
                     async for delta in deltas:
                         answer.took(delta)
                         self._last_token_at = time.monotonic()
@@ -397,6 +402,9 @@ class ModelHost:
             idle_tokens_max=engine.idle_tokens_max,
             n_ubatch=engine.n_ubatch,
             n_threads=engine.n_threads,
+            snapshot_min_tokens=engine.snapshot_min_tokens,
+            snapshot_bytes=engine.snapshot_mib << 20,
+            snapshot_dir=engine.snapshot_dir,
         )
 
     async def _pause(self, exits: list[float]) -> None:

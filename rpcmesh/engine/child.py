@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 import rpcmesh
+from rpcmesh.engine.file_wire import FileWire
 from rpcmesh.engine.messages import Event, Request, encode, event_frames
 from rpcmesh.errors import PeerError, RpcmeshError
 
@@ -55,6 +56,7 @@ class Child:
         self._frames = event_frames()
         self._log_tail: deque[str] = deque(maxlen=LOG_TAIL_LINES)
         self._wire: asyncio.WriteTransport | None = None
+        self._files: FileWire | None = None
         self._process: asyncio.SubprocessTransport | None = None
         # The socket may still hold messages when the process is reaped, and the other way round: it is over when
         # both have ended.
@@ -65,23 +67,29 @@ class Child:
         """Start the process. Raises OSError when that is impossible."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
+        our_files, their_files = socket.socketpair()
+        for sock in (ours, our_files):
+            sock.setblocking(False)
+        self._files = FileWire(our_files)
+        fds = (theirs.fileno(), their_files.fileno())
+        with theirs, their_files:
             self._wire, _ = await loop.create_unix_connection(lambda: _Wire(self), sock=ours)
             try:
                 self._process, _ = await loop.subprocess_exec(
                     lambda: _Output(self),
                     # -P: no module may come from the directory we happen to stand in.
-                    *(sys.executable, "-P", "-m", "rpcmesh.engine.process", "--fd", str(theirs.fileno())),
+                    *(sys.executable, "-P", "-m", "rpcmesh.engine.process"),
+                    *("--fd", str(fds[0]), "--files-fd", str(fds[1])),
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.STDOUT,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=fds,
                     start_new_session=True,
                     env=_environment(lib_dir),
                 )
             except BaseException:
                 self._wire.abort()
+                self._files.close()
                 raise
 
     @property
@@ -93,6 +101,23 @@ class Child:
         frame = encode(request)
         if self._wire is not None and not self._wire.is_closing():
             self._wire.write(frame)
+
+    def send_file(self, request_id: str, file: int) -> bool:
+        """A copy of ``file`` for the request that is sent next. False when it could not be sent."""
+        try:
+            if self._files is not None:
+                self._files.send(request_id, file)
+                return True
+        except OSError as error:
+            log.warning("snapshot_not_sent", pid=self.pid, error=str(error))
+        return False
+
+    def receive_file(self, request_id: str) -> int | None:
+        """The file that came with the first of what is saved of a request; it is the caller's to close."""
+        try:
+            return None if self._files is None else self._files.receive(request_id)
+        except OSError as error:
+            raise PeerError(f"no file has come for request {request_id!r}: {error}") from error
 
     def kill(self) -> None:
         if self._process is not None and self._process.get_returncode() is None:
@@ -120,6 +145,8 @@ class Child:
                 self._last_resort.cancel()
             exit_code = self._process.get_returncode()
             self._process.close()
+            if self._files is not None:
+                self._files.close()
             self._on_lost(EngineLost(self._process.get_pid(), exit_code or 0, tuple(self._log_tail)))
 
 

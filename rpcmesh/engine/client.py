@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from rpcmesh.engine.child import Child, EngineLost
@@ -26,13 +27,16 @@ from rpcmesh.engine.messages import (
     LoadFailed,
     LoadSpec,
     Progress,
+    Restored,
+    Saved,
     Score,
     Scored,
     Shutdown,
     Started,
     Step,
+    StopSaving,
 )
-from rpcmesh.errors import RpcmeshError
+from rpcmesh.errors import PeerError, RpcmeshError
 
 __all__ = ["Engine", "EngineLoadError", "EngineLost", "EngineRequestError"]
 
@@ -72,6 +76,21 @@ class _Gathering:
             _settle(self.whole, tuple(self._vectors))
 
 
+class Keeper(Protocol):
+    """Who keeps what engines save of their sequences, for those that come after them."""
+
+    def saved(self, saved: Saved, file: int | None) -> tuple[str, ...]:
+        """A piece is in the request's file. ``file`` is that file, with the first piece, and is the keeper's to close.
+
+        Returns the requests of which nothing more is to be saved.
+        """
+        ...
+
+    def restored(self, restored: Restored) -> None:
+        """A later engine has made use of it, or has not."""
+        ...
+
+
 class Engine:
     """One engine process: ``async with await Engine.start(...) as engine``.
 
@@ -79,9 +98,10 @@ class Engine:
     resolved with :class:`EngineLost` when the process ends.
     """
 
-    def __init__(self, on_log: Callable[[str], None]) -> None:
+    def __init__(self, on_log: Callable[[str], None], keeper: Keeper | None = None) -> None:
         """Use :meth:`start`."""
         loop = asyncio.get_running_loop()
+        self._keeper = keeper
         self._child = Child(on_event=self._on_event, on_line=on_log, on_lost=self._on_lost)
         self._started: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[EngineLost] = loop.create_future()
@@ -92,12 +112,12 @@ class Engine:
         self._gatherings: dict[str, _Gathering] = {}
 
     @classmethod
-    async def start(cls, *, lib_dir: Path, on_log: Callable[[str], None]) -> Engine:
+    async def start(cls, *, lib_dir: Path, on_log: Callable[[str], None], keeper: Keeper | None = None) -> Engine:
         """Start a process with llama.cpp's libraries from ``lib_dir``. ``on_log`` gets each line that it prints.
 
-        Raises :class:`EngineLost` when it ends before it is up.
+        A spec that asks for snapshots wants a ``keeper``. Raises :class:`EngineLost` when it ends before it is up.
         """
-        engine = cls(on_log)
+        engine = cls(on_log, keeper)
         await engine._child.spawn(lib_dir)
         try:
             await engine._started
@@ -135,10 +155,11 @@ class Engine:
         finally:
             self._loaded = None
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Delta, None]:
+    async def generate(self, request: GenerateRequest, file: int | None = None) -> AsyncGenerator[Delta, None]:
         """The deltas of one completion. ``aclose()``, or cancelling the consumer, cancels it in the engine.
 
-        ``request.id`` must never have been used with this engine. Raises EngineRequestError, EngineLost.
+        ``request.id`` must never have been used with this engine. ``file`` holds what ``request.snapshot`` speaks of,
+        and stays the caller's. Raises EngineRequestError, EngineLost.
         """
         if request.id in self._streams:
             raise ValueError(f"request id {request.id!r} is in use")
@@ -146,6 +167,8 @@ class Engine:
         stream: asyncio.Queue[Delta | RpcmeshError] = asyncio.Queue()
         self._streams[request.id] = stream
         finished = False
+        if request.snapshot is not None and (file is None or not self._child.send_file(request.id, file)):
+            request = msgspec.structs.replace(request, snapshot=None)
         try:
             self._ask(request)
             while not finished:
@@ -226,15 +249,13 @@ class Engine:
                 for delta in deltas:
                     self._deliver(delta.id, delta)
             case Failure(request_id, code, message):
-                refused = EngineRequestError(code, message)
-                if request_id in self._gatherings:
-                    _settle(self._gatherings[request_id].whole, refused)
-                elif not _settle(self._scores.get(request_id), refused):
-                    self._deliver(request_id, refused)
+                self._refuse(request_id, EngineRequestError(code, message))
             case Embedded(request_id) if request_id in self._gatherings:
                 self._gatherings[request_id].take(event)
             case Scored(score_id, margins):
                 _settle(self._scores.get(score_id), margins)
+            case Saved() | Restored():
+                self._keep(event)
             case Progress(fraction):
                 if self._on_progress is not None:
                     self._on_progress(fraction)
@@ -244,6 +265,22 @@ class Engine:
                 _settle(self._loaded, EngineLoadError(message, memory=memory))
             case Started():
                 _settle(self._started, None)
+
+    def _refuse(self, request_id: str, refused: EngineRequestError) -> None:
+        if request_id in self._gatherings:
+            _settle(self._gatherings[request_id].whole, refused)
+        elif not _settle(self._scores.get(request_id), refused):
+            self._deliver(request_id, refused)
+
+    def _keep(self, event: Saved | Restored) -> None:
+        if self._keeper is None:
+            raise PeerError(f"request {event.id!r} is saved, and nobody asked for it")
+        if isinstance(event, Restored):
+            self._keeper.restored(event)
+            return
+        file = self._child.receive_file(event.id) if event.piece.start == 0 else None
+        for request_id in self._keeper.saved(event, file):
+            self._child.send(StopSaving(request_id))
 
     def _deliver(self, request_id: str, item: Delta | RpcmeshError) -> None:
         # A request that was just cancelled may still get a token: the engine hears of it between two steps.

@@ -51,6 +51,11 @@ class LoadSpec(Struct, frozen=True):
     # How much of a batch goes through the workers at a time; 0 is chosen by their number.
     n_ubatch: int = 0
     n_threads: int = 0
+    # KV cells of prompts this long are saved, 0: of none; of one sequence at most so many bytes.
+    snapshot_min_tokens: int = 0
+    snapshot_bytes: int = 0
+    # Where the files without a name lie that they go to. Empty: in memory, where the system has such files.
+    snapshot_dir: str = ""
 
 
 class DeviceLayers(Struct, frozen=True):
@@ -145,6 +150,30 @@ class TokenPrompt(Struct, frozen=True, tag="tokens"):
 Prompt: TypeAlias = ChatPrompt | TextPrompt | TokenPrompt
 
 
+class Piece(Struct, frozen=True):
+    """The KV cells of tokens ``start`` to ``stop`` (not included), as llama.cpp writes them.
+
+    They are ``n_bytes`` at ``offset`` of a file; ``digest`` is their BLAKE2b, of 16 bytes.
+    """
+
+    start: int
+    stop: int
+    offset: int
+    n_bytes: int
+    digest: bytes
+
+
+class Snapshot(Struct, frozen=True):
+    """What an engine now lost had saved of a sequence. ``fingerprint`` says of which model, and in what form.
+
+    The pieces follow one another from the first token on. The file itself comes beside the messages, see
+    :mod:`rpcmesh.engine.file_wire`.
+    """
+
+    fingerprint: str
+    pieces: tuple[Piece, ...]
+
+
 class GenerateRequest(Struct, frozen=True, tag="generate"):
     """One completion.
 
@@ -164,6 +193,8 @@ class GenerateRequest(Struct, frozen=True, tag="generate"):
     resume_token_ids: tuple[int, ...] = ()
     constraint: Constraint | None = None
     top_logprobs: int | None = None
+    # Tokens from the first on that need not be prefilled. It is a gain, never a condition.
+    snapshot: Snapshot | None = None
 
 
 class EmbedRequest(Struct, frozen=True, tag="embed"):
@@ -181,6 +212,12 @@ class Load(Struct, frozen=True, tag="load"):
 
 class Cancel(Struct, frozen=True, tag="cancel"):
     """Forget a request. Nothing more is said about it."""
+
+    id: str
+
+
+class StopSaving(Struct, frozen=True, tag="stop_saving"):
+    """Nobody keeps a request's KV cells any more: save no others, and close their file."""
 
     id: str
 
@@ -267,6 +304,23 @@ class Embedded(Struct, frozen=True, tag="embedded"):
     n_tokens: int
 
 
+class Saved(Struct, frozen=True, tag="saved"):
+    """A piece is in the file of this request. With one that starts at 0 a new file has come beside the messages."""
+
+    id: str
+    fingerprint: str
+    piece: Piece
+    seconds: float
+
+
+class Restored(Struct, frozen=True, tag="restored"):
+    """So many tokens of a request's snapshot are in the KV cells again. 0: it was of no use, and all is prefilled."""
+
+    id: str
+    n_tokens: int
+    seconds: float
+
+
 class Started(Struct, frozen=True, tag="started"):
     """The process is up and llama.cpp's libraries are in it."""
 
@@ -292,8 +346,8 @@ class LoadFailed(Struct, frozen=True, tag="load_failed"):
     memory: bool = False
 
 
-Request: TypeAlias = Load | GenerateRequest | EmbedRequest | Cancel | Score | Shutdown
-Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored | Embedded
+Request: TypeAlias = Load | GenerateRequest | EmbedRequest | Cancel | StopSaving | Score | Shutdown
+Event: TypeAlias = Started | Progress | Loaded | LoadFailed | Step | Failure | Scored | Embedded | Saved | Restored
 
 # A frame is a u32 length, little-endian, and that many bytes of msgpack. Chats are text: 64 MiB is beyond any context.
 LENGTH = struct.Struct("<I")

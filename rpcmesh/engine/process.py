@@ -1,7 +1,7 @@
-"""The engine process, ``python -m rpcmesh.engine.process --fd N``: requests in, steps, events out. It decides nothing.
+"""The engine process, ``python -m rpcmesh.engine.process``: requests in, steps, events out. It decides nothing.
 
 It lives as long as its owner's end of the socketpair. A lost worker makes ggml abort it; that is expected, the owner
-starts another.
+starts another. A second socketpair carries files, see ``file_wire.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 
+from rpcmesh.engine.file_wire import FileWire
 from rpcmesh.engine.ggml_log import Log
 from rpcmesh.engine.llama import LoadError, NoMemoryError, attach_log
 from rpcmesh.engine.messages import (
@@ -30,6 +31,7 @@ from rpcmesh.engine.messages import (
     Score,
     Shutdown,
     Started,
+    StopSaving,
     encode,
     request_frames,
 )
@@ -71,8 +73,9 @@ class Link:
 class EngineProcess:
     """Runs until it is told to shut down or its owner is gone."""
 
-    def __init__(self, link: Link, log: Log) -> None:
+    def __init__(self, link: Link, files: FileWire, log: Log) -> None:
         self._link = link
+        self._files = files
         self._log = log
         self._serving: Serving | None = None
         self._shut_down = False
@@ -97,6 +100,8 @@ class EngineProcess:
                 self._score(request)
             case Cancel(request_id) if self._serving is not None:
                 self._serving.cancel(request_id)
+            case StopSaving(request_id) if self._serving is not None:
+                self._serving.stop_saving(request_id)
             case Shutdown():
                 self._shut_down = True
 
@@ -104,7 +109,7 @@ class EngineProcess:
         if self._serving is not None:
             return LoadFailed(f"model {self._serving.model.name!r} is loaded already: an engine holds one model")
         try:
-            self._serving = Serving(spec, self._log, self._progress())
+            self._serving = Serving(spec, self._log, self._progress(), self._hand_over, _print_line)
         except LoadError as error:
             return LoadFailed(error.message, memory=isinstance(error, NoMemoryError))
         return Loaded(self._serving.model)
@@ -133,9 +138,29 @@ class EngineProcess:
         if isinstance(request, EmbedRequest):
             answer: Event | None = self._serving.embed(request)
         else:
-            answer = self._serving.submit(request)
+            answer = self._submitted(self._serving, request)
         if answer is not None:
             self._link.send(answer)
+
+    def _submitted(self, serving: Serving, request: GenerateRequest) -> Event | None:
+        file = None if request.snapshot is None else self._received(request.id)
+        try:
+            return serving.submit(request, file)
+        finally:
+            if file is not None:
+                os.close(file)
+
+    def _received(self, request_id: str) -> int:
+        try:
+            return self._files.receive(request_id)
+        except OSError as error:
+            raise OwnerGone from error
+
+    def _hand_over(self, request_id: str, file: int) -> None:
+        try:
+            self._files.send(request_id, file)
+        except OSError as error:
+            raise OwnerGone from error
 
     def _score(self, score: Score) -> None:
         if self._serving is None:
@@ -152,14 +177,15 @@ def _print_line(line: str) -> None:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="rpcmesh.engine.process")
     parser.add_argument("--fd", type=int, required=True, help="the engine's end of a socketpair")
-    fd: int = parser.parse_args(arguments).fd
+    parser.add_argument("--files-fd", type=int, required=True, help="its end of another, for files")
+    parsed = parser.parse_args(arguments)
     # Ctrl-C reaches the whole foreground group; when the engine ends is its owner's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     log = Log(_print_line)
     attach_log(log)
-    with socket.socket(fileno=fd) as sock:
+    with socket.socket(fileno=parsed.fd) as sock, socket.socket(fileno=parsed.files_fd) as files:
         try:
-            EngineProcess(Link(sock), log).run()
+            EngineProcess(Link(sock), FileWire(files), log).run()
         except OwnerGone:
             _print_line("the owner is gone")
     # Workers free their buffers when the connection closes. ggml's own tear-down would tell them one by one, and

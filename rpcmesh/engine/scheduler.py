@@ -90,12 +90,24 @@ class Sampled:
     finish: FinishReason | None
 
 
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A running sequence whose first ``n_cached`` tokens are in the cells of its slot."""
+
+    id: str
+    slot: int
+    n_cached: int
+    n_prompt: int
+
+
 @dataclass(slots=True)
 class _Sequence:
     id: str
     prompt: list[int]
     # How many tokens may follow the prompt; the context's end is already counted in.
     n_new_max: int
+    # Its slot is being filled by others: not to be decoded before `release`.
+    held: bool = False
     slot: int = -1
     # Its slot holds its first cells, and nobody else's.
     begun: bool = False
@@ -133,14 +145,41 @@ class Scheduler:
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
-    def submit(self, request_id: str, prompt: Sequence[int], max_new: int | None) -> None:
-        """Queue a prompt of 1 to ``n_ctx - 1`` tokens; ``max_new`` at least 1, or None for the whole context."""
+    def submit(self, request_id: str, prompt: Sequence[int], max_new: int | None, *, held: bool = False) -> None:
+        """Queue a prompt of 1 to ``n_ctx - 1`` tokens; ``max_new`` at least 1, or None for the whole context.
+
+        One that is ``held`` gets a slot in its turn and stands still there until :meth:`release`.
+        """
         if not 0 < len(prompt) < self.limits.n_ctx:
             raise ValueError(f"prompt of {len(prompt)} tokens does not fit a context of {self.limits.n_ctx}")
         if max_new is not None and max_new < 1:
             raise ValueError(f"max_new {max_new} is less than 1")
         room = self.limits.n_ctx - len(prompt)
-        self._waiting.append(_Sequence(request_id, list(prompt), room if max_new is None else min(max_new, room)))
+        n_new_max = room if max_new is None else min(max_new, room)
+        self._waiting.append(_Sequence(request_id, list(prompt), n_new_max, held))
+
+    def slot_of(self, request_id: str) -> int | None:
+        """None while the request waits for its slot, or for what that is to hold at first."""
+        running = self._running.get(request_id)
+        return running.slot if running is not None and running.begun else None
+
+    def release(self, request_id: str, n_cached: int) -> None:
+        """Go on with a held sequence: ``n_cached`` tokens of its prompt, and not all, are in the cells of its slot."""
+        sequence = self._running[request_id]
+        if not 0 <= n_cached < len(sequence.prompt):
+            raise ValueError(f"{n_cached} of {len(sequence.prompt)} tokens leave nothing to decode")
+        sequence.held = False
+        sequence.n_cached = n_cached
+        sequence.long = self._pace.is_long(len(sequence.prompt) - n_cached)
+        self._slots.extend(sequence.slot, sequence.prompt[:n_cached])
+
+    def cached(self) -> list[Cached]:
+        """What is in the cells, in order of admission; not between ``next_batch`` and ``commit``."""
+        return [
+            Cached(sequence.id, sequence.slot, sequence.n_cached, len(sequence.prompt))
+            for sequence in self._running.values()
+            if sequence.begun and not sequence.held
+        ]
 
     def admit(self) -> list[Placement]:
         """Give out the free slots, in order of arrival. The placements are to be carried out in their order.
@@ -174,13 +213,20 @@ class Scheduler:
         self._slots.forget(slot)
 
     def next_batch(self) -> Batch:
-        """One token of each decoding sequence first, prompt chunks after them, as many as the others can bear."""
+        """One token of each decoding sequence first, prompt chunks after them, as many as the others can bear.
+
+        The batch is empty when all that run are held.
+        """
         decoding = [
             Chunk(sequence.id, sequence.slot, sequence.n_cached, (sequence.last,), samples=True)
             for sequence in self._running.values()
             if sequence.last is not None
         ]
-        reading = [sequence for sequence in self._running.values() if sequence.begun and sequence.last is None]
+        reading = [
+            sequence
+            for sequence in self._running.values()
+            if sequence.begun and not sequence.held and sequence.last is None
+        ]
         shares = share_out(
             [len(sequence.prompt) - sequence.n_cached for sequence in reading],
             [sequence.long for sequence in reading],
@@ -200,16 +246,19 @@ class Scheduler:
             self._slots.extend(chunk.slot, chunk.tokens)
         return [self._accept(output, token) for output, token in zip(batch.outputs, tokens, strict=True)]
 
-    def drop(self, request_id: str) -> None:
+    def drop(self, request_id: str) -> int | None:
         """Forget a request, if it is known. Its slot is free again; the cells stay there.
+
+        Returns the slot of a held one, which others may have half filled: its cells must be dropped.
 
         Between ``next_batch`` and ``commit`` the batch still names it: drop before or after, not between.
         """
         sequence = self._running.pop(request_id, None)
         if sequence is not None:
             self._slots.release(sequence.slot)
-            return
+            return sequence.slot if sequence.held else None
         self._waiting = deque(waiting for waiting in self._waiting if waiting.id != request_id)
+        return None
 
     def _must_wait(self, sequence: _Sequence) -> bool:
         """Whether an earlier sequence is about to prefill more of this one's prompt than is there yet."""
@@ -218,7 +267,7 @@ class Scheduler:
             if self._running.get(other.id) is other and other.n_cached < n_tokens:
                 return True
         sequence.waits_for = None
-        if not self.limits.reuse:
+        if sequence.held or not self.limits.reuse:
             return False
         _, n_there = self._slots.longest(sequence.slot, sequence.prompt)
         sequence.long = self._pace.is_long(len(sequence.prompt) - n_there)
@@ -234,7 +283,9 @@ class Scheduler:
         return sequence.waits_for is not None
 
     def _begin(self, sequence: _Sequence) -> Placement:
-        source, n_reused = self._slots.longest(sequence.slot, sequence.prompt)
+        source, n_reused = sequence.slot, 0
+        if not sequence.held:
+            source, n_reused = self._slots.longest(sequence.slot, sequence.prompt)
         self._slots.begin(sequence.slot, source, n_reused)
         sequence.begun = True
         sequence.n_cached = n_reused

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,7 +27,9 @@ from rpcmesh.engine.messages import (
     LoadedModel,
     LoadSpec,
     Prompt,
+    Restored,
     Sampling,
+    Saved,
     Score,
     Scored,
     Step,
@@ -36,7 +38,9 @@ from rpcmesh.engine.messages import (
     Usage,
 )
 from rpcmesh.engine.placement import read_placement
-from rpcmesh.engine.scheduler import Placement, Sampled, Scheduler
+from rpcmesh.engine.saving import Saving
+from rpcmesh.engine.scheduler import Batch, Placement, Sampled, Scheduler
+from rpcmesh.engine.snapshots import PrefillWatch
 from rpcmesh.engine.text import TextAssembler
 
 # The gateway's limits come long before this; it keeps a runaway owner from filling the engine's memory.
@@ -66,14 +70,26 @@ class _Completion:
 
 
 class Serving:
-    """Answers requests from one model. Raises :class:`LoadError` when it cannot be loaded."""
+    """Answers requests from one model. Raises :class:`LoadError` when it cannot be loaded.
 
-    def __init__(self, spec: LoadSpec, log: Log, on_progress: Callable[[float], bool]) -> None:
+    ``hand_over`` gives the owner a file with what is saved of a request, ``on_line`` a line for the log.
+    """
+
+    def __init__(
+        self,
+        spec: LoadSpec,
+        log: Log,
+        on_progress: Callable[[float], bool],
+        hand_over: Callable[[str, int], None],
+        on_line: Callable[[str], None],
+    ) -> None:
         started = time.monotonic()
         self._runtime = Runtime(spec, log, on_progress)
         self._vocabulary = self._runtime.vocabulary
         self._scheduler = Scheduler(self._runtime.limits, self._vocabulary.eog)
         self._embedding = Embedding(self._runtime.limits, self._runtime.embed)
+        self._saving = Saving(spec, self._runtime.cells, self._runtime.n_params, hand_over, on_line)
+        self._prefills = PrefillWatch()
         self._open: dict[str, _Completion] = {}
         self._template = self._compile_template()
         load_s = time.monotonic() - started
@@ -95,11 +111,14 @@ class Serving:
     def idle(self) -> bool:
         return self._scheduler.idle and self._embedding.idle
 
-    def submit(self, request: GenerateRequest) -> Step | Failure | None:
-        """Queue a request. Answers at once when it cannot be served, or when nothing is left to generate."""
+    def submit(self, request: GenerateRequest, file: int | None = None) -> Step | Failure | None:
+        """Queue a request. Answers at once when it cannot be served, or when nothing is left to generate.
+
+        ``file`` holds what its snapshot speaks of; it stays the caller's.
+        """
         try:
             self._require(embeds=False)
-            return self._admit(request)
+            return self._admit(request, file)
         except _Refused as refused:
             return Failure(request.id, refused.code, refused.message)
 
@@ -121,6 +140,11 @@ class Serving:
         if request_id in self._open:
             self._close(request_id)
 
+    def stop_saving(self, request_id: str) -> None:
+        """Nobody keeps the cells of this request any more."""
+        if request_id in self._open:
+            self._saving.stop(request_id)
+
     def score(self, score: Score) -> Scored | Failure:
         """Judge tokens that were chosen elsewhere. All KV cells are needed for it, so only while nobody is served."""
         try:
@@ -139,15 +163,21 @@ class Serving:
         except DecodeError as error:
             return Failure(score.id, "engine_error", error.message)
 
-    def step(self) -> list[Step | Embedded | Failure]:
-        """Decode one batch. Not to be called while idle."""
+    def step(self) -> Iterator[Step | Embedded | Failure | Saved | Restored]:
+        """Decode one batch, and put back or save at most a piece of one sequence. Not to be called while idle."""
         if not self._embedding.idle:
-            return self._embedding.step()
+            yield from self._embedding.step()
+            return
         for placement in self._scheduler.admit():
             self._place(placement)
         for slot in self._scheduler.evict():
             self._runtime.forget(slot)
+        if (restored := self._saving.restore_next(self._scheduler.slot_of)) is not None:
+            self._go_on(restored)
+            yield restored
         batch = self._scheduler.next_batch()
+        if not batch.chunks:
+            return
         began = time.monotonic()
         try:
             self._runtime.decode(batch)
@@ -155,13 +185,18 @@ class Serving:
             for chunk in batch.chunks:
                 self._close(chunk.id)
                 self._forget(chunk.slot)
-            return [Failure(chunk.id, "engine_error", error.message) for chunk in batch.chunks]
+                yield Failure(chunk.id, "engine_error", error.message)
+            return
         tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
+        self._note_prefill(batch, began)
         took_s = time.monotonic() - began
         told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens, took_s)]
-        deltas = tuple(delta for delta in told if isinstance(delta, Delta))
-        failures = [failure for failure in told if isinstance(failure, Failure)]
-        return [Step(deltas), *failures] if deltas else [*failures]
+        yield from (failure for failure in told if isinstance(failure, Failure))
+        if deltas := tuple(delta for delta in told if isinstance(delta, Delta)):
+            yield Step(deltas)
+            # Only now is the batch known to be done: without logits it may still be under way.
+            if (saved := self._saving.save_next(self._scheduler.cached())) is not None:
+                yield saved
 
     def _place(self, placement: Placement) -> None:
         if self._runtime.place(placement):
@@ -174,7 +209,19 @@ class Serving:
         self._scheduler.forget(slot)
         self._runtime.forget(slot)
 
-    def _admit(self, request: GenerateRequest) -> Step | None:
+    def _go_on(self, restored: Restored) -> None:
+        slot = self._scheduler.slot_of(restored.id)
+        if restored.n_tokens == 0 and slot is not None:
+            self._runtime.forget(slot)
+        self._scheduler.release(restored.id, restored.n_tokens)
+
+    def _note_prefill(self, batch: Batch, began: float) -> None:
+        n_prefill = sum(len(chunk.tokens) for chunk in batch.chunks if len(chunk.tokens) > 1)
+        done = self._prefills.took(n_prefill=n_prefill, logits=bool(batch.outputs), began=began, ended=time.monotonic())
+        if done is not None:
+            self._saving.prefilled(*done)
+
+    def _admit(self, request: GenerateRequest, file: int | None) -> Step | None:
         if self._scheduler.n_waiting >= WAITING_MAX:
             raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
         if request.id in self._open:
@@ -196,7 +243,12 @@ class Serving:
             reason: FinishReason = "stop" if text.stopped else "length"
             return Step((Delta(request.id, text.finish(), (), reason, Usage(len(prompt), len(resumed))),))
         sampler = self._sampler(request, tokens, len(resumed))
-        self._scheduler.submit(request.id, tokens, left)
+        held = (
+            file is not None
+            and request.snapshot is not None
+            and self._saving.accept(request.id, request.snapshot, file, len(tokens))
+        )
+        self._scheduler.submit(request.id, tokens, left, held=held)
         self._open[request.id] = _Completion(
             sampler=sampler,
             text=text,
@@ -272,7 +324,9 @@ class Serving:
     def _close(self, request_id: str) -> None:
         """Free all that a request holds but its KV cells, which the next prompt may begin with."""
         self._open.pop(request_id).sampler.free()
-        self._scheduler.drop(request_id)
+        self._saving.forget(request_id)
+        if (half_filled := self._scheduler.drop(request_id)) is not None:
+            self._runtime.forget(half_filled)
 
     def _compile_template(self) -> ChatTemplate | ChatError:
         words = self._vocabulary
@@ -289,7 +343,7 @@ class Serving:
         if self._runtime.embeds:
             self._embedding.submit("warm-up", [list(prompt.token_ids)])
         else:
-            self._admit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)))
+            self._admit(GenerateRequest("warm-up", prompt, max_tokens=1, sampling=Sampling(temperature=0)), None)
         for event in self.step():
             if isinstance(event, Failure):
                 raise LoadError(f"the model loads but does not answer: {event.message}")

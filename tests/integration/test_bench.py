@@ -183,3 +183,16 @@ async def test_a_peer_that_hangs_up_ends_the_pings() -> None:
             pytest.raises(RpcmeshError, match="hung up"),
         ):
             await link.round_trip(ways, pings=10, repeats=1)
+
+
+def test_the_bench_of_snapshots_goes_on_both_ways_and_writes_its_figures(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+
+    done = run_cli(tmp_path / "home", "bench", "snapshot", "--tokens", "200", "--rounds", "1", "--json", str(figures))
+
+    assert done.returncode == 0, done.stderr
+    (measured,) = json.loads(figures.read_bytes())["measured"]
+    assert measured["prompt_tokens"] == 200
+    assert measured["saved_bytes"] > 1 << 20
+    assert min(measured["restored_s"], measured["prefilled_s"]) > 0
+    assert not (tmp_path / "home").exists()

@@ -15,3 +15,7 @@ class NoMemoryError(LoadError):
 
 class DecodeError(RpcmeshError):
     """llama.cpp refused one batch. The process lives on; a lost worker ends it instead."""
+
+
+class StateError(RpcmeshError):
+    """KV cells could not be turned into bytes or back. Nothing else happened, but to the cells of that sequence."""

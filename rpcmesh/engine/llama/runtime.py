@@ -17,6 +17,7 @@ from rpcmesh.engine.llama.devices import add_worker, load_backends
 from rpcmesh.engine.llama.faults import DecodeError, NoMemoryError
 from rpcmesh.engine.llama.model import load_model, pools
 from rpcmesh.engine.llama.sampler import Sampler
+from rpcmesh.engine.llama.snapshot import Cells
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
 from rpcmesh.engine.scheduler import Batch, Limits, Placement
@@ -68,6 +69,7 @@ class Runtime:
             llama.llama_model_free(model)
             raise NoMemoryError(f"no context of {params.n_ctx} tokens fits beside the weights: {log.first_error()}")
         self._memory = llama.llama_get_memory(self._context)
+        self.cells = Cells(self._context, model, spare=self.limits.n_seq_max)
         self._allocate_batch(self.limits.n_batch)
 
     def decode(self, batch: Batch) -> None:
@@ -231,9 +233,10 @@ def _context_params(limits: Limits, spec: LoadSpec) -> Any:
     params.n_ctx = limits.n_ctx * limits.n_seq_max
     params.n_batch = limits.n_batch
     params.n_ubatch = ubatch_size(limits, spec)
-    params.n_seq_max = limits.n_seq_max
+    # One more is lent to whoever saves or restores cells. It never decodes.
+    params.n_seq_max = limits.n_seq_max + (spec.snapshot_min_tokens > 0)
     # Only a sequence's last token has logits; the default reserves a vocabulary's worth for every token of a batch.
-    params.n_outputs_max = limits.n_seq_max
+    params.n_outputs_max = params.n_seq_max
     params.n_threads = params.n_threads_batch = spec.n_threads or _auto_threads(spec)
     params.kv_unified = True
     params.no_perf = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rpcmesh.engine.scheduler import Batch, Chunk, Limits, Output, Placement, Sampled, Scheduler
+from rpcmesh.engine.scheduler import Batch, Cached, Chunk, Limits, Output, Placement, Sampled, Scheduler
 
 EOG = 0
 KEEP_ALL = 10_000
@@ -80,6 +80,47 @@ def test_a_long_prompt_gets_less_when_it_makes_steps_long() -> None:
     s.commit(batch, [9], took_s=8.0)  # 7 tokens made a step of 1 s take 7 s more
 
     assert next_batch(s).n_prefilled == 1
+
+
+def test_a_held_prompt_keeps_its_slot_and_goes_on_behind_what_was_put_there() -> None:
+    s = scheduler()
+    s.submit("a", (1, 2, 3, 4, 5, 6), max_new=None, held=True)
+    s.submit("b", (1,), max_new=None)
+    assert s.slot_of("a") is None
+
+    assert s.admit() == [Placement("a", 0, 0, 0), Placement("b", 1, 1, 0)]
+    batch = s.next_batch()
+    assert [(chunk.id, chunk.slot) for chunk in batch.chunks] == [("b", 1)]
+    assert s.slot_of("a") == 0
+    s.commit(batch, [2], 1.0)
+    assert s.cached() == [Cached("b", 1, n_cached=1, n_prompt=1)]
+
+    s.release("a", 5)
+    s.commit(s.next_batch(), [3], 1.0)  # what decoding alone takes is seen first
+
+    assert s.next_batch().chunks == (Chunk("b", 1, 2, (3,), samples=True), Chunk("a", 0, 5, [6], samples=True))
+
+
+def test_while_all_are_held_there_is_nothing_to_decode() -> None:
+    s = scheduler()
+    s.submit("a", (1, 2), max_new=None, held=True)
+
+    assert next_batch(s) == Batch((), (), 0)
+    assert not s.idle
+    with pytest.raises(ValueError, match="2 of 2 tokens leave nothing to decode"):
+        s.release("a", 2)
+    assert s.drop("a") == 0  # to be emptied
+    assert s.idle
+
+
+def test_what_was_put_into_a_slot_is_there_for_others() -> None:
+    s = scheduler()
+    s.submit("a", (1, 2, 3, 4, 5, 6), max_new=1, held=True)
+    s.admit()
+    s.release("a", 5)
+    step(s)
+
+    assert answer(s, "b", (1, 2, 3, 4, 9)).n_reused == 4
 
 
 def test_the_third_request_waits_for_a_slot_and_gets_it() -> None:

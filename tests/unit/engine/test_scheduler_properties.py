@@ -6,6 +6,7 @@ lost, doubled, decoded at another place, or copied from a slot that held somethi
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from hypothesis import settings
@@ -71,6 +72,9 @@ class Engine(RuleBasedStateMachine):
         self.scheduler = Scheduler(self.limits, frozenset({EOG}))
         self.memory: list[list[Cell]] = [[] for _ in range(self.limits.n_seq_max)]
         self.slot: dict[str, int] = {}
+        # How many tokens of these were saved and are to be put back, and for which the first half is there.
+        self.held: dict[str, int] = {}
+        self.half_filled: set[str] = set()
         self.began: list[str] = []
         self.decoding: set[str] = set()
         self.passed_by: tuple[str, int] | None = None
@@ -87,16 +91,22 @@ class Engine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from([*self.open]))
-        self.scheduler.drop(name)
+        half_filled = self.scheduler.drop(name)
+        assert (half_filled is not None) == (name in self.held and name in self.slot)
+        if half_filled is not None:
+            assert half_filled == self.slot[name]
+            self.memory[half_filled] = []
         self._leave(name)
 
     @precondition(lambda self: self.open)
-    @rule()
-    def lose_the_engine(self) -> None:
-        """Another one is asked for the rest of every answer."""
+    @rule(shares_saved=st.lists(st.floats(0, 1), min_size=1, max_size=4))
+    def lose_the_engine(self, shares_saved: list[float]) -> None:
+        """Another one is asked for the rest of every answer. Of some the first tokens were saved."""
         self._start()
-        for name, asked in self.open.items():
-            self.scheduler.submit(name, asked.history, asked.left)
+        for share, (name, asked) in zip(itertools.cycle(shares_saved), self.open.items(), strict=False):
+            if n_saved := int(share * (len(asked.history) - 1)):
+                self.held[name] = n_saved
+            self.scheduler.submit(name, asked.history, asked.left, held=n_saved > 0)
 
     @precondition(lambda self: self.open)
     @rule(took_s=st.lists(times_s, min_size=1, max_size=6), refused=st.booleans())
@@ -110,8 +120,12 @@ class Engine(RuleBasedStateMachine):
         for placement in self.scheduler.admit():
             self._place(placement, refused)
         self._evict()
+        self._put_back()
         batch = self.scheduler.next_batch()
-        assert 0 < sum(len(chunk.tokens) for chunk in batch.chunks) <= self.limits.n_batch
+        if not batch.chunks:
+            assert self.slot.keys() <= self.held.keys(), "somebody could get on"
+            return
+        assert sum(len(chunk.tokens) for chunk in batch.chunks) <= self.limits.n_batch
         flat: list[str] = []
         for chunk in batch.chunks:
             self._decode(chunk)
@@ -122,6 +136,18 @@ class Engine(RuleBasedStateMachine):
         for sampled, token in zip(self.scheduler.commit(batch, tokens, took_s), tokens, strict=True):
             assert sampled.token == token
             self._take(sampled)
+
+    def _put_back(self) -> None:
+        """What was saved comes in two pieces, a step apart."""
+        for name in [name for name in self.held if self.scheduler.slot_of(name) is not None]:
+            cells = self.memory[self.slot[name]]
+            n_saved = self.held[name]
+            end = n_saved if name in self.half_filled else n_saved // 2
+            for token in self.open[name].history[len(cells) : end]:
+                cells.append(Cell(token, cells[-1] if cells else None))
+            if name in self.half_filled:
+                self.scheduler.release(name, self.held.pop(name))
+            self.half_filled.add(name)
 
     def _evict(self) -> None:
         for slot in self.scheduler.evict():
@@ -136,9 +162,12 @@ class Engine(RuleBasedStateMachine):
         history = self.open[placement.id].history
         assert placement.n_reused < len(history), "nothing is left whose logits could be sampled from"
         assert self.limits.reuse or placement.n_reused == 0
+        assert placement.id not in self.held or placement.n_reused == 0
         self.memory[placement.slot] = self.memory[placement.source][: placement.n_reused]
-        assert len(self.memory[placement.slot]) == placement.n_reused, "cells that are not there"
-        if refused:
+        there = len(self.memory[placement.slot]) == placement.n_reused
+        # One that was refused before may have been to pass its cells on.
+        assert there or refused, "cells that are not there"
+        if refused or not there:
             self.memory[placement.slot] = []
             self.scheduler.forgo(placement)
 
@@ -157,7 +186,7 @@ class Engine(RuleBasedStateMachine):
     def _check_progress(self, batch: Batch) -> None:
         decoded = {chunk.id for chunk in batch.chunks}
         assert {chunk.id for chunk in batch.chunks[: batch.n_decoding]} == self.decoding, "a stream missed a step"
-        reading = [name for name in self.began if name in self.slot and name not in self.decoding]
+        reading = [name for name in self.began if name in self.slot and name not in self.decoding | self.held.keys()]
         # Whoever came first among those with a prompt to read gets on in one of two steps.
         if not reading or reading[0] in decoded:
             self.passed_by = None
@@ -179,6 +208,7 @@ class Engine(RuleBasedStateMachine):
     def _leave(self, name: str) -> None:
         del self.open[name]
         self.slot.pop(name, None)
+        self.held.pop(name, None)
         self.decoding.discard(name)
 
     @invariant()
@@ -188,8 +218,8 @@ class Engine(RuleBasedStateMachine):
             assert len(self._cells()) <= self.limits.n_ctx * self.limits.n_seq_max
 
     def teardown(self) -> None:
-        """Nobody starves: every step decodes at least one token, so all that is open ends. Then little is kept."""
-        for _ in range(len(self.open) * N_CTX):
+        """Nobody starves: every step decodes or puts back something, so all that is open ends. Then little is kept."""
+        for _ in range(len(self.open) * (N_CTX + 2)):
             if self.open:
                 self._step(took_s=0.01)
         assert not self.open

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from meshed_engine import FRANCE, GREEDY, N_CTX, N_SLOTS, answer, request, spec, start, text, token_ids
+from meshed_engine import FRANCE, GREEDY, N_SLOTS, answer, request, spec, start, text, token_ids
 from recordings import models
 
 from rpcmesh.engine.client import Engine
@@ -106,16 +106,6 @@ async def test_a_resumed_answer_finds_what_its_beginning_left(engine: Engine) ->
     assert token_ids(rest) == token_ids(whole[6:])
     # Of the prompt's tokens; those of the answer are not counted, though they were there too.
     assert usage(rest) == Usage(prompt_tokens=5, completion_tokens=12, cached_tokens=5)
-
-
-async def test_with_no_idle_cells_allowed_nothing_is_kept(build: Build, smollm2: Path) -> None:
-    async with await start(build) as engine:
-        await engine.load(LoadSpec("smollm2", str(smollm2), n_ctx=N_CTX, n_seq_max=2, idle_tokens_max=0))
-        running = engine.generate(request(TextPrompt("Beside it"), name="running", max_tokens=None, endless=True))
-        await anext(running)
-        answers = [await answer(engine, request(name=name)) for name in ("first", "again")]
-        await running.aclose()
-    assert [usage(deltas).cached_tokens for deltas in answers] == [0, 0]
 
 
 # In the last three a window of attention lets go of cells behind our back.

@@ -75,7 +75,6 @@ class Engine(RuleBasedStateMachine):
         # How many tokens of these were saved and are to be put back, and for which the first half is there.
         self.held: dict[str, int] = {}
         self.half_filled: set[str] = set()
-        self.began: list[str] = []
         self.decoding: set[str] = set()
         self.passed_by: tuple[str, int] | None = None
 
@@ -158,7 +157,6 @@ class Engine(RuleBasedStateMachine):
         assert placement.id not in self.slot
         assert placement.slot not in self.slot.values(), "two requests share a slot"
         self.slot[placement.id] = placement.slot
-        self.began.append(placement.id)
         history = self.open[placement.id].history
         assert placement.n_reused < len(history), "nothing is left whose logits could be sampled from"
         assert self.limits.reuse or placement.n_reused == 0
@@ -186,8 +184,8 @@ class Engine(RuleBasedStateMachine):
     def _check_progress(self, batch: Batch) -> None:
         decoded = {chunk.id for chunk in batch.chunks}
         assert {chunk.id for chunk in batch.chunks[: batch.n_decoding]} == self.decoding, "a stream missed a step"
-        reading = [name for name in self.began if name in self.slot and name not in self.decoding | self.held.keys()]
-        # Whoever came first among those with a prompt to read gets on in one of two steps.
+        reading = [name for name in self.open if name in self.slot and name not in self.decoding | self.held.keys()]
+        # Whoever was asked for first among those with a prompt to read gets on in one of two steps.
         if not reading or reading[0] in decoded:
             self.passed_by = None
             return

@@ -187,7 +187,8 @@ def _of_node(cluster: Cluster, event: NodeEvent) -> Cluster:
         case NodeJoined(name, address, drained):
             return _with_node(cluster, Node(name=name, address=address, drained=drained))
         case NodeAnswered(name, agent, at):
-            return _try_again(cluster, _see(cluster, name, at, state=NodeState.UP, reason="", agent=agent))
+            seen = _see(cluster, name, at, state=NodeState.UP, reason="", agent=agent)
+            return _try_again(cluster, _without_engine_if_worker_went(cluster, seen, name))
         case NodeUnreachable(name, reason, at):
             return _see(cluster, name, at, state=NodeState.DOWN, reason=reason)
         case NodeRefused(name, agent, reason, at):
@@ -273,6 +274,20 @@ def _without_engine_if_cut(cluster: Cluster, seen: LinksSeen) -> Cluster:
             said = f"nothing is heard of {part.node}: {node.reason}"
             return _model_is(cluster, ModelState.WAITING, reason=said, workers=model.workers)
     return cluster
+
+
+def _without_engine_if_worker_went(before: Cluster, after: Cluster, name: str) -> Cluster:
+    """The same, by the node's own word: the tunnel keeps a connection that its worker has ended until the engine looks.
+
+    What an engine that was idle had in the worker is gone, also when the worker is ready again.
+    """
+    former, node, model = before.nodes.get(name), after.nodes.get(name), after.model
+    holds = model.loaded is not None and any(part.node == name for part in model.loaded.placement)
+    if former is None or node is None or model.state is not ModelState.READY or not holds:
+        return after
+    if not lost_between(former, node):
+        return after
+    return _model_is(after, ModelState.WAITING, reason=f"a worker of {name} has ended", workers=model.workers)
 
 
 def _try_again(before: Cluster, after: Cluster) -> Cluster:

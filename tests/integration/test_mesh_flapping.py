@@ -37,6 +37,7 @@ async def kill_worker(mesh: LocalMesh) -> None:
 
 async def test_a_node_that_flaps_is_held_out_for_a_while(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2, min_workers=1) as mesh:
+        await until_report(mesh, lambda seen: seen.ready and NODE in holders(seen), "layers on both nodes")
         for times in range(1, 4):
             await kill_worker(mesh)
             await until_report(mesh, lambda seen, times=times: has_restarted(seen, times), "the worker's return")

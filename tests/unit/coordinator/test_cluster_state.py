@@ -513,3 +513,23 @@ def test_whatever_happens_layers_go_to_ready_workers_of_nodes_that_are_up(events
 def test_whatever_happens_ready_means_a_loaded_model(events: list[Event]) -> None:
     now = fold(Cluster(), *events)
     assert (state.not_ready_reason(now) is None) == (now.model.loaded is not None)
+
+
+@pytest.mark.parametrize(
+    ("says", "serving", "goes_on"),
+    [
+        (restarted(1), SERVING, False),
+        (agent("a", w0="backoff"), SERVING, False),
+        (restarted(0), SERVING, True),
+        (restarted(1), READY, True),
+        (restarted(1), LOADING, True),
+    ],
+    ids=["ready again", "not ready yet", "the same one", "holds nothing of the model", "being loaded"],
+)
+def test_an_engine_whose_worker_went_is_of_no_use_though_nobody_asks_it(
+    says: AgentStatus, serving: Model, goes_on: bool
+) -> None:
+    after = fold(cluster(*A_AND_B, model=serving), NodeAnswered("a", says, at=5.0))
+
+    assert (after.model == serving) is goes_on
+    assert goes_on or (after.model.state, after.model.reason) == (ModelState.WAITING, "a worker of a has ended")

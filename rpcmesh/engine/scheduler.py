@@ -286,6 +286,7 @@ class Scheduler:
         source, n_reused = sequence.slot, 0
         if not sequence.held:
             source, n_reused = self._slots.longest(sequence.slot, sequence.prompt)
+            self._slots.learn(sequence.prompt, n_reused)
         self._slots.begin(sequence.slot, source, n_reused)
         sequence.begun = True
         sequence.n_cached = n_reused

@@ -6,8 +6,14 @@ whichever slot has them: all slots share one buffer, so a copy adds a name to ce
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+# A prompt that begins like another for fewer tokens shares no more than its chat template.
+SHARED_TOKENS = 64
+# How many that were forgotten are remembered, as tokens without cells.
+GHOSTS = 16
 
 
 @dataclass(slots=True)
@@ -21,11 +27,17 @@ class _Slot:
 
 
 class Slots:
-    """``idle_tokens_max``: how many cells may be kept that no running sequence needs. Without ``reuse``, none are."""
+    """``idle_tokens_max``: how many cells may be kept that no running sequence needs. Without ``reuse``, none are.
+
+    How much of it is used is learned: idle cells slow every step down, so where nobody comes back they make room, and
+    a prompt that begins like one of those just forgotten shows that more would have paid.
+    """
 
     def __init__(self, n_slots: int, *, idle_tokens_max: int, reuse: bool) -> None:
         self._slots = [_Slot() for _ in range(n_slots)]
         self._idle_tokens_max = idle_tokens_max if reuse else 0
+        self._idle_tokens = self._idle_tokens_max
+        self._forgotten: deque[list[int]] = deque(maxlen=GHOSTS)
         self._reuse = reuse
         self._n_cells = 0
         self._n_releases = 0
@@ -61,6 +73,14 @@ class Slots:
         taken = self._slots[source]
         self._slots[slot].tokens, self._slots[slot].cells = taken.tokens[:n_tokens], taken.cells[:n_tokens]
 
+    def learn(self, tokens: Sequence[int], n_reused: int) -> None:
+        """A prompt begins, of which ``n_reused`` tokens were there."""
+        n_missed = max((common_prefix(each, tokens) for each in self._forgotten), default=0)
+        if max(n_reused, n_missed) < SHARED_TOKENS:
+            self._idle_tokens -= self._idle_tokens // 8
+        else:
+            self._idle_tokens = min(2 * max(self._idle_tokens, n_missed), self._idle_tokens_max)
+
     def extend(self, slot: int, tokens: Sequence[int]) -> None:
         """``tokens`` were decoded behind what the slot holds."""
         held = self._slots[slot]
@@ -80,9 +100,10 @@ class Slots:
 
     def evict(self) -> Iterator[int]:
         """Free slots to be forgotten, the one given up longest ago first, until no more is idle than may be."""
-        while self._unbounded and self.n_idle > self._idle_tokens_max:
+        while self._unbounded and self.n_idle > self._idle_tokens:
             idle = (index for index, slot in enumerate(self._slots) if slot.owner is None and slot.tokens)
             oldest = min(idle, key=lambda index: self._slots[index].released)
+            self._forgotten.append(self._slots[oldest].tokens)
             self.forget(oldest)
             yield oldest
         self._unbounded = False

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpcmesh.engine.slots import Slots, common_prefix
+from rpcmesh.engine.slots import SHARED_TOKENS, Slots, common_prefix
 
 
 def slots(*held: list[int], idle_tokens_max: int = 1000, reuse: bool = True) -> Slots:
@@ -83,3 +83,47 @@ def test_common_prefix_is_what_comparing_token_by_token_gives(
     one, other = common + one, common + other
     expected = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     assert common_prefix(one, other) == expected
+
+
+def asked(kept: Slots, tokens: list[int]) -> int:
+    """How many of ``tokens`` were there when a request for them began. It is over afterwards."""
+    slot = kept.take("r", tokens)
+    source, n_reused = kept.longest(slot, tokens)
+    kept.learn(tokens, n_reused)
+    kept.begin(slot, source, n_reused)
+    kept.extend(slot, tokens[n_reused:])
+    kept.release(slot)
+    list(kept.evict())
+    return n_reused
+
+
+def test_where_nobody_comes_back_less_and_less_is_kept() -> None:
+    kept = slots([], [], [], [])
+
+    for start in range(0, 40_000, 1000):
+        assert asked(kept, list(range(start, start + 100))) == 0
+
+    assert kept.n_idle <= 100
+
+
+def test_who_comes_back_to_what_was_forgotten_finds_it_the_next_time() -> None:
+    kept = slots([], [], [], [])
+    for start in range(0, 40_000, 1000):
+        asked(kept, list(range(start, start + 100)))
+    talk = [*range(900_000, 900_300)]
+
+    assert asked(kept, talk) == 0
+    assert asked(kept, [*talk, 1]) == 0
+    assert asked(kept, [*talk, 1, 2]) == 301
+    assert asked(kept, list(range(100))) == 0
+    assert asked(kept, [*talk, 1, 2, 3]) == 302
+
+
+def test_a_common_template_is_no_sign_that_anybody_comes_back() -> None:
+    kept = slots([], [])
+    template = [*range(900_000, 900_000 + SHARED_TOKENS - 1)]
+
+    for start in range(0, 40_000, 1000):
+        asked(kept, [*template, *range(start, start + 50)])
+
+    assert kept.n_idle <= SHARED_TOKENS + 50

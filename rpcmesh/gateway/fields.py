@@ -29,7 +29,8 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 FORBIDS = -100
 NChoices = Annotated[int, Meta(ge=1, le=16)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-StopString = Annotated[str, Meta(min_length=1)]
+# Each token's text is held against the beginnings of all stop strings.
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 # vLLM's meaning, of which only the half that lets others go first: no key may jump the queue.
 Priority = Annotated[int, Meta(ge=0, le=100)]
 DeadlineSeconds = Annotated[float, Meta(gt=0, le=86_400)]

@@ -180,6 +180,7 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     *(("deadline_s", value) for value in (0, -1, 86_401, "soon", True)),
     ("stop", ""),
     ("stop", ["a", "b", "c", "d", "e"]),
+    ("stop", "a" * 1025),
     ("stop", 5),
     *(("stream", value) for value in ("yes", 1)),
     *(("ignore_eos", value) for value in ("yes", 1)),

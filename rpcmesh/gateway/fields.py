@@ -28,6 +28,8 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 # The bias that forbids a token.
 FORBIDS = -100
 NChoices = Annotated[int, Meta(ge=1, le=16)]
+# For each place of an answer, over all choices. A whole answer keeps them all: some 0.5 kB each until it is sent.
+TOP_LOGPROBS_MAX = 80
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 # Each token's text is held against the beginnings of all stop strings.
 StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -121,6 +123,10 @@ def call(
     form, form_param = constraint(body.response_format, body.grammar, body.json_schema)
     if form is not None and body.ignore_eos is True:
         raise invalid("ignore_eos", f"'ignore_eos' contradicts {form_param!r}, which says where the answer ends")
+    n = _default(body.n, 1)
+    if n * (top_logprobs or 0) > TOP_LOGPROBS_MAX:
+        message = f"'n' {n} with {top_logprobs} log probabilities each exceeds {TOP_LOGPROBS_MAX}: ask for fewer"
+        raise invalid("n", message, "invalid_value")
     request = GenerateRequest(
         id=request_id,
         prompt=prompt,
@@ -146,7 +152,7 @@ def call(
         token_ids=body.return_token_ids is True,
         priority=_default(body.priority, 0),
         deadline_s=body.deadline_s,
-        n=_default(body.n, 1),
+        n=n,
     )
 
 

@@ -132,7 +132,7 @@ class RequestQueue:
                 yield delta
 
     async def embed(self, model: str, request: EmbedRequest, claim: Claim) -> tuple[Embedded, ...]:
-        """As :meth:`Backend.embed`, when it is this request's turn. Raises :class:`ApiError` as :meth:`generate` does."""
+        """As :meth:`Backend.embed`, when it is this request's turn. Raises as :meth:`generate` does."""
         async with self._turn(claim) as place:
             return await place.within(self._backend.embed(model, request))
 

@@ -216,6 +216,7 @@ def test_a_value_out_of_range_names_its_parameter(parse: Callable[..., Call], fi
     ("parse", "changes", "param", "code"),
     [
         (chat, {"stop": ["a", ""]}, "stop[1]", "invalid_value"),
+        (chat, {"n": 5, "logprobs": True, "top_logprobs": 20}, "n", "invalid_value"),
         (chat, {"stream_options": {"include_usage": True}}, "stream_options", None),
         (
             chat,

@@ -103,8 +103,7 @@ class Matcher:
                 state = self._step(path[-1], text[depth])
                 if not state:
                     # Nothing that begins like this is allowed.
-                    n_same = depth + 1
-                    at = bisect_right(texts, text[:n_same], at, key=lambda other, n=n_same: other[:n])
+                    at = _behind(texts, text[: depth + 1], at)
                     break
                 path.append(state)
             else:
@@ -188,6 +187,11 @@ class Matcher:
             number = self._numbers[place, below] = len(self._stacks)
             self._stacks.append((place, below))
         return number
+
+
+def _behind(texts: Sequence[str], beginning: str, start: int) -> int:
+    """The place behind the texts that begin so: sorted, they lie together from ``start`` on."""
+    return bisect_right(texts, beginning, start, key=lambda text: text[: len(beginning)])
 
 
 def _n_shared(one: str, other: str) -> int:

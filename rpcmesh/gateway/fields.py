@@ -123,10 +123,6 @@ def call(
     form, form_param = constraint(body.response_format, body.grammar, body.json_schema)
     if form is not None and body.ignore_eos is True:
         raise invalid("ignore_eos", f"'ignore_eos' contradicts {form_param!r}, which says where the answer ends")
-    n = _default(body.n, 1)
-    if n * (top_logprobs or 0) > TOP_LOGPROBS_MAX:
-        message = f"'n' {n} with {top_logprobs} log probabilities each exceeds {TOP_LOGPROBS_MAX}: ask for fewer"
-        raise invalid("n", message, "invalid_value")
     request = GenerateRequest(
         id=request_id,
         prompt=prompt,
@@ -152,8 +148,16 @@ def call(
         token_ids=body.return_token_ids is True,
         priority=_default(body.priority, 0),
         deadline_s=body.deadline_s,
-        n=n,
+        n=_choices(body.n, top_logprobs or 0),
     )
+
+
+def _choices(asked: int | None, top_logprobs: int) -> int:
+    n = _default(asked, 1)
+    if n * top_logprobs > TOP_LOGPROBS_MAX:
+        message = f"'n' {n} with {top_logprobs} log probabilities each exceeds {TOP_LOGPROBS_MAX}: ask for fewer"
+        raise invalid("n", message, "invalid_value")
+    return n
 
 
 def refuse_unsupported(fields: msgspec.Struct, harmless: Mapping[str, tuple[object, ...]], prefix: str = "") -> None:

@@ -20,6 +20,12 @@ TUNNEL_PORT = 7443
 GATEWAY_PORT = 8443
 MAX_BYTES = 1 << 20
 DRAIN_MAX_S = 60.0
+# llama.cpp knows 256 sequences (its LLAMA_MAX_SEQ), of which one is lent to whoever saves cells.
+N_SEQ_MAX = 255
+# So that all sequences together have fewer cells than llama.cpp can count in 32 bits.
+N_CTX_MAX = 1 << 24
+# ggml's GGML_MAX_N_THREADS.
+N_THREADS_MAX = 512
 
 
 class Mesh(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +53,7 @@ class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str = ""
     listen: str = f"127.0.0.1:{TUNNEL_PORT}"
     # 0 lets ggml choose: one thread per performance core.
-    worker_threads: int = 0
+    worker_threads: Annotated[int, msgspec.Meta(ge=0, le=N_THREADS_MAX)] = 0
     # What all buffers of one session may take, in MiB. 0: all of this machine's memory, or, where workers compute on
     # cards with a memory of their own, no limit but theirs.
     memory_limit_mib: Annotated[int, msgspec.Meta(ge=0, le=1 << 30)] = 0
@@ -69,24 +75,26 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str = ""
     # The model is loaded once this many workers are ready: a mesh that is half there says so and waits.
-    min_workers: int = 1
-    # Tokens per sequence.
-    n_ctx: int = 4096
+    min_workers: Annotated[int, msgspec.Meta(ge=0)] = 1
+    # Tokens per sequence, the prompt's and at least one more.
+    n_ctx: Annotated[int, msgspec.Meta(ge=2, le=N_CTX_MAX)] = 4096
     # How few of them will do where memory is short: the most that fit are taken. 0: never fewer than n_ctx.
-    n_ctx_min: Annotated[int, msgspec.Meta(ge=0)] = 0
+    n_ctx_min: Annotated[int, msgspec.Meta(ge=0, le=N_CTX_MAX)] = 0
     # How many sequences decode at the same time; further requests wait their turn.
-    n_seq_max: int = 8
+    n_seq_max: Annotated[int, msgspec.Meta(ge=1, le=N_SEQ_MAX)] = 8
     # How many requests wait for that at most. When it is full, the key that fills it is refused first.
     queue_max: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 64
     # How many requests of one API key are in the engine at the same time; its others wait. 0: no limit.
     per_key_max: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
-    n_batch: int = 512
+    # How many tokens one step takes at most, those that decode among them.
+    n_batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 512
     # KV cells that stay for prompts which begin as earlier ones did. Decoding slows down by 3 to 5 % for each 1,000.
     idle_tokens_max: Annotated[int, msgspec.Meta(ge=0)] = 4096
     # Of a batch, how many tokens go through the workers at a time: they work on one piece each. 0: 32 over several
     # workers, else all at once. Large cards want more than 32 to be busy.
     n_ubatch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
-    n_threads: int = 0
+    # 0: one, or one for each core where the model is on this machine alone.
+    n_threads: Annotated[int, msgspec.Meta(ge=0, le=N_THREADS_MAX)] = 0
     # How long open answers and new requests wait for an engine after one was lost, before their clients are told that
     # there is none.
     failover_wait_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0

@@ -34,6 +34,11 @@ class Embedding:
     def idle(self) -> bool:
         return not self._jobs
 
+    @property
+    def n_waiting(self) -> int:
+        """Requests."""
+        return len(self._jobs)
+
     def submit(self, request_id: str, inputs: Sequence[Tokens]) -> None:
         """Queue one or more texts of at most ``n_batch`` tokens each."""
         self._jobs.append(_Job(request_id, deque(inputs)))

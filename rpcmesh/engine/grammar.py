@@ -8,7 +8,7 @@ set of numbers. Everything a grammar can make it do is bounded: see the limits b
 from __future__ import annotations
 
 import codecs
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 
 from rpcmesh.engine.gbnf import GrammarError, Rules
@@ -18,6 +18,8 @@ READINGS_MAX = 1_000
 # Stacks that are looked at for one token, and that one answer may leave behind: some 0.1 s, and 60 MB.
 WORK_MAX = 100_000
 STACKS_MAX = 300_000
+# Readings that are held against a character for one token, most of which lead nowhere: some 0.8 s.
+LOOKS_MAX = 5_000_000
 # Readings in the states that are remembered: some 60 MB.
 REMEMBERED_MAX = 500_000
 
@@ -56,6 +58,7 @@ class Matcher:
         self._next: dict[tuple[State, str], State] = {}
         self._n_remembered = 0
         self._work = 0
+        self._looks = 0
         self._state = self._settled(self._pushed(start, EMPTY) for start in rules.starts[rules.root])
         # The bytes of a code point that is not complete.
         self._pending = b""
@@ -75,7 +78,7 @@ class Matcher:
         if not piece or not state:
             raise GrammarError(f"the grammar does not allow {piece!r} here")
         self._state, self._pending = state, pending
-        self._work = 0
+        self._work = self._looks = 0
 
     def allowed(self, words: Words) -> list[int]:
         """All tokens of a vocabulary that may come next, in no order."""
@@ -100,7 +103,7 @@ class Matcher:
                 state = self._step(path[-1], text[depth])
                 if not state:
                     # Nothing that begins like this is allowed.
-                    at = bisect_left(texts, text[:depth] + chr(ord(text[depth]) + 1), at)
+                    at = _behind(texts, text[: depth + 1], at)
                     break
                 path.append(state)
             else:
@@ -142,6 +145,9 @@ class Matcher:
         return any(self._matches(place, low, high) for place, _ in self._tops(state))
 
     def _tops(self, state: State) -> Iterator[tuple[int, int]]:
+        self._looks += len(state)
+        if self._looks > LOOKS_MAX:
+            raise GrammarError("the grammar is too ambiguous: too many readings are held against every token")
         return (self._stacks[stack] for stack in state if stack != EMPTY)
 
     def _matches(self, place: int, low: int, high: int) -> bool:
@@ -181,6 +187,11 @@ class Matcher:
             number = self._numbers[place, below] = len(self._stacks)
             self._stacks.append((place, below))
         return number
+
+
+def _behind(texts: Sequence[str], beginning: str, start: int) -> int:
+    """The place behind the texts that begin so: sorted, they lie together from ``start`` on."""
+    return bisect_right(texts, beginning, start, key=lambda text: text[: len(beginning)])
 
 
 def _n_shared(one: str, other: str) -> int:

@@ -136,7 +136,7 @@ class _Writer:
             key = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, dict) and key in target:
                 target = target[key]
-            elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+            elif isinstance(target, list) and _is_index(key) and int(key) < len(target):
                 target = target[int(key)]
             else:
                 raise GrammarError(f"the schema's {at!r} refers to {pointer!r}, which is not there")
@@ -246,6 +246,11 @@ class _Writer:
         name = f"part{len(self._rules)}"
         self._rules[name] = body
         return name
+
+
+def _is_index(key: str) -> bool:
+    # No list in a schema's text is longer, and int() raises an error of its own for thousands of digits.
+    return len(key) <= len(str(TEXT_CHARS_MAX)) and key.isdecimal()
 
 
 def _implied(schema: dict[str, Any]) -> Any:

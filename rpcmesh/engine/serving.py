@@ -126,6 +126,7 @@ class Serving:
         """Queue texts. Answers at once when they cannot be served."""
         try:
             self._require(embeds=True)
+            _require_room(self._embedding.n_waiting)
             inputs = [self._prompt_tokens(each) for each in request.inputs]
             for tokens in inputs:
                 self._require_known(tokens)
@@ -222,8 +223,7 @@ class Serving:
             self._saving.prefilled(*done)
 
     def _admit(self, request: GenerateRequest, file: int | None) -> Step | None:
-        if self._scheduler.n_waiting >= WAITING_MAX:
-            raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
+        _require_room(self._scheduler.n_waiting)
         if request.id in self._open:
             raise _Refused("engine_error", f"request id {request.id!r} is in use")
         _check(request.sampling, self._vocabulary.n_tokens)
@@ -348,6 +348,11 @@ class Serving:
             if isinstance(event, Failure):
                 raise LoadError(f"the model loads but does not answer: {event.message}")
         return (time.monotonic() - started) * 1000
+
+
+def _require_room(n_waiting: int) -> None:
+    if n_waiting >= WAITING_MAX:
+        raise _Refused("overloaded", f"{WAITING_MAX} requests are waiting already")
 
 
 def _check(sampling: Sampling, n_vocab: int) -> None:

@@ -49,7 +49,7 @@ def make_app(
             web.get("/v1/models", models.list),
             web.get("/v1/models/{id:.+}", models.retrieve),
             *(web.post(each.endpoint.path, each.answer) for each in answering),
-            web.post("/v1/embeddings", Embeddings(backend, answering[0].admit).answer),
+            web.post("/v1/embeddings", Embeddings(queue, answering[0].admit).answer),
             *extra_routes,
         ]
     )

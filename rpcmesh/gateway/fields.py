@@ -28,8 +28,11 @@ Bias = Annotated[float, Meta(ge=-100, le=100)]
 # The bias that forbids a token.
 FORBIDS = -100
 NChoices = Annotated[int, Meta(ge=1, le=16)]
+# For each place of an answer, over all choices. A whole answer keeps them all: some 0.5 kB each until it is sent.
+TOP_LOGPROBS_MAX = 80
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-StopString = Annotated[str, Meta(min_length=1)]
+# Each token's text is held against the beginnings of all stop strings.
+StopString = Annotated[str, Meta(min_length=1, max_length=1024)]
 # vLLM's meaning, of which only the half that lets others go first: no key may jump the queue.
 Priority = Annotated[int, Meta(ge=0, le=100)]
 DeadlineSeconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -145,8 +148,16 @@ def call(
         token_ids=body.return_token_ids is True,
         priority=_default(body.priority, 0),
         deadline_s=body.deadline_s,
-        n=_default(body.n, 1),
+        n=_choices(body.n, top_logprobs or 0),
     )
+
+
+def _choices(asked: int | None, top_logprobs: int) -> int:
+    n = _default(asked, 1)
+    if n * top_logprobs > TOP_LOGPROBS_MAX:
+        message = f"'n' {n} with {top_logprobs} log probabilities each exceeds {TOP_LOGPROBS_MAX}: ask for fewer"
+        raise invalid("n", message, "invalid_value")
+    return n
 
 
 def refuse_unsupported(fields: msgspec.Struct, harmless: Mapping[str, tuple[object, ...]], prefix: str = "") -> None:

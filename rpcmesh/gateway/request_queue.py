@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
-from rpcmesh.engine.messages import Delta, GenerateRequest
+from rpcmesh.engine.messages import Delta, Embedded, EmbedRequest, GenerateRequest
 from rpcmesh.gateway import admission
 from rpcmesh.gateway.admission import Limits, Line, Ticket
 from rpcmesh.gateway.backend import Backend, closing
@@ -35,6 +37,8 @@ AHEAD = 1
 ENGINE_WAIT_S = 60.0
 # The codes of what the queue refuses.
 REASONS = ("queue_full", "overloaded", "deadline_exceeded", CLUSTER_CAPACITY, SHUTTING_DOWN)
+
+T = TypeVar("T")
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -74,14 +78,14 @@ class _Place:
         if refusal is not None:
             raise refusal
 
-    async def next(self, deltas: AsyncIterator[Delta]) -> Delta | None:
-        """The next delta, None after the last. Raises :class:`ApiError` when the deadline passes or it is cut."""
+    async def within(self, work: Awaitable[T]) -> T:
+        """What ``work`` comes to. Raises :class:`ApiError` when the deadline passes before, or the request is cut."""
         # A scope around each wait and none around a yield: it would cancel whatever the reader is doing.
         scope = asyncio.timeout_at(self.deadline)
         try:
             async with scope:
                 self._waiting = scope
-                return await anext(deltas, None)
+                return await work
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -123,17 +127,14 @@ class RequestQueue:
         Raises :class:`ApiError` too: for a full queue, a deadline, an end of the gateway, an engine that does not come.
         Whoever leaves frees its place at once, waiting or running.
         """
-        place = self._enter(claim)
-        try:
-            await place.wait()
-            async with closing(self._backend.generate(model, request)) as deltas:
-                while (delta := await place.next(deltas)) is not None:
-                    yield delta
-        except ApiError as refusal:
-            self._refused[refusal.code or ""] += 1
-            raise
-        finally:
-            self._leave(place)
+        async with self._turn(claim) as place, closing(self._backend.generate(model, request)) as deltas:
+            while (delta := await place.within(anext(deltas, None))) is not None:
+                yield delta
+
+    async def embed(self, model: str, request: EmbedRequest, claim: Claim) -> tuple[Embedded, ...]:
+        """As :meth:`Backend.embed`, when it is this request's turn. Raises as :meth:`generate` does."""
+        async with self._turn(claim) as place:
+            return await place.within(self._backend.embed(model, request))
 
     def figures(self) -> Figures:
         # A request that is in the engine ahead of its time waits there.
@@ -175,6 +176,19 @@ class RequestQueue:
         """End what still runs, after :meth:`close`."""
         for ticket in self._line.running:
             self._places[ticket].cut(shutting_down())
+
+    @asynccontextmanager
+    async def _turn(self, claim: Claim) -> AsyncIterator[_Place]:
+        """Wait for a place, and have it until the block is left. What the block raises is counted too."""
+        place = self._enter(claim)
+        try:
+            await place.wait()
+            yield place
+        except ApiError as refusal:
+            self._refused[refusal.code or ""] += 1
+            raise
+        finally:
+            self._leave(place)
 
     def _enter(self, claim: Claim) -> _Place:
         place = _Place(Ticket(next(self._numbers), claim.key, claim.priority), claim.deadline)

@@ -39,6 +39,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         ("[node]\ncompute_timeout_s = 86401\n", {}, "$.node.compute_timeout_s"),
         ("[node]\nstall_timeout_s = 0\n", {}, "$.node.stall_timeout_s"),
         ('[node]\nallow_ops = "SILU_BACK"\n', {}, "$.node.allow_ops"),
+        ("[engine]\nn_seq_max = 0\n", {}, "$.engine.n_seq_max"),
+        ("[engine]\nn_seq_max = 256\n", {}, "$.engine.n_seq_max"),
+        ("[engine]\nn_ctx = 1\n", {}, "$.engine.n_ctx"),
+        ("[engine]\nn_batch = 0\n", {}, "$.engine.n_batch"),
+        ("[engine]\nn_threads = 513\n", {}, "$.engine.n_threads"),
         ("[engine\n", {}, "not valid TOML"),
         ('[build]\nbackend = "abacus"\n', {}, "abacus"),
         ("", {"RPCMESH_ENGINE_N_CTX": "many"}, "RPCMESH_ENGINE_N_CTX"),
@@ -54,10 +59,17 @@ def test_a_wrong_setting_is_one_line_that_names_it(
     assert "\n" not in caught.value.message
 
 
+def test_the_most_that_is_allowed_fits_what_llama_cpp_counts_with(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"[engine]\nn_seq_max = 255\nn_ctx = {1 << 24}\n")
+    engine = config.load(tmp_path / "c.toml", {}).engine
+    assert engine.n_seq_max + 1 <= 256  # one is lent to whoever saves cells
+    assert engine.n_seq_max * engine.n_ctx < 1 << 32
+
+
 @given(
     listen=st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40),
     names=st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=10), max_size=3),
-    n_ctx=st.integers(1, 2**31),
+    n_ctx=st.integers(2, config.N_CTX_MAX),
     local=st.booleans(),
 )
 def test_what_is_rendered_is_read_back_equal(

@@ -115,6 +115,23 @@ def test_a_grammar_whose_readings_double_is_given_up_before_it_fills_the_memory(
         reads(grammar, b"-" * 64)
 
 
+def test_readings_that_lead_nowhere_are_not_held_against_a_whole_vocabulary() -> None:
+    names = [f"r{n}" for n in range(450)]
+    rules = [f'{name} ::= "b" {name} | "a"' for name in names]
+    matcher = Matcher(parse_gbnf("\n".join((f'root ::= "-" ({" | ".join(names)})', *rules))))
+    matcher.accept(b"-")
+    words = Words((n, chr(0x4E00 + n).encode()) for n in range(20_000))
+
+    with pytest.raises(GrammarError, match="too many readings"):
+        matcher.allowed(words)
+
+
+def test_the_last_code_point_of_all_may_be_a_token() -> None:
+    last = "\U0010ffff".encode()
+    matcher = Matcher(parse_gbnf('root ::= "a"'))
+    assert matcher.allowed(Words([(1, last), (2, b"a"), (3, last * 2)])) == [2]
+
+
 def test_a_loop_keeps_no_stack_however_long_it_runs() -> None:
     matcher = Matcher(parse_gbnf('root ::= ("a" | "b")*'))
     for _ in range(100_000):

@@ -132,6 +132,7 @@ def test_a_schema_describes_its_values_and_no_others(schema: Any, valid: list[An
         ({"minItems": 3, "maxItems": 2}, "below"),
         ({"$ref": "https://example.org/x"}, "'https://example.org/x'"),
         ({"$ref": "#/$defs/x"}, "not there"),
+        ({"$ref": "#/$defs/" + "9" * 5_000, "$defs": [{}]}, "not there"),
         ({"$ref": 5}, "refers to 5"),
         ({"properties": {f"p{n}": {"type": "string"} for n in range(1500)}}, "characters"),
         ({"enum": ["a" * 70_000]}, "at most 65536"),

@@ -88,8 +88,11 @@ class ScriptedBackend:
     async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
         self.embed_requests.append(request)
         for step in self.script:
-            if isinstance(step, Exception):
-                raise step
+            match step:
+                case asyncio.Event():
+                    await step.wait()
+                case Exception():
+                    raise step
         return tuple(Embedded(request.id, VECTOR, n_tokens=3) for _ in request.inputs)
 
 

@@ -180,6 +180,7 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     *(("deadline_s", value) for value in (0, -1, 86_401, "soon", True)),
     ("stop", ""),
     ("stop", ["a", "b", "c", "d", "e"]),
+    ("stop", "a" * 1025),
     ("stop", 5),
     *(("stream", value) for value in ("yes", 1)),
     *(("ignore_eos", value) for value in ("yes", 1)),
@@ -215,6 +216,7 @@ def test_a_value_out_of_range_names_its_parameter(parse: Callable[..., Call], fi
     ("parse", "changes", "param", "code"),
     [
         (chat, {"stop": ["a", ""]}, "stop[1]", "invalid_value"),
+        (chat, {"n": 5, "logprobs": True, "top_logprobs": 20}, "n", "invalid_value"),
         (chat, {"stream_options": {"include_usage": True}}, "stream_options", None),
         (
             chat,

@@ -46,6 +46,11 @@ async def asked(gateway: Gateway, **body: Any) -> tuple[int, str | None, str | N
         return response.status, told.get("code"), response.headers.get("Retry-After")
 
 
+async def embedded(gateway: Gateway) -> tuple[int, str | None]:
+    async with gateway.post("/v1/embeddings", model="tiny", input="a") as response:
+        return response.status, (await response.json()).get("error", {}).get("code")
+
+
 async def last_event(response: aiohttp.ClientResponse) -> dict[str, Any]:
     *_, last = [line for line in (await response.text()).split("\n\n") if line]
     event: dict[str, Any] = json.loads(last.removeprefix("data: "))
@@ -59,6 +64,41 @@ async def test_a_request_beyond_the_places_waits_and_is_answered(gateway: Gatewa
         end.set()
 
     assert waiting.result() == (200, None, None)
+
+
+async def test_embeddings_wait_in_the_same_queue(gateway: Gateway) -> None:
+    async with busy(gateway) as end, asyncio.TaskGroup() as group:
+        waiting = group.create_task(embedded(gateway))
+        await until(lambda: gateway.queue.figures().waiting == 1 + AHEAD)
+        asked_early = list(gateway.backend.embed_requests)
+        end.set()
+
+    assert asked_early == []
+    assert waiting.result() == (200, None)
+
+
+async def test_embeddings_that_are_made_count_as_running(gateway: Gateway) -> None:
+    end = asyncio.Event()
+    gateway.backend.script = (end,)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(embedded(gateway))
+        await until(lambda: gateway.queue.figures().running == 1)
+        end.set()
+
+    await asyncio.wait_for(gateway.queue.empty(), LIMIT_S)
+
+
+async def test_a_closed_queue_takes_no_embeddings_and_cuts_those_that_are_made(gateway: Gateway) -> None:
+    gateway.backend.script = (asyncio.Event(),)
+    async with asyncio.TaskGroup() as group:
+        made = group.create_task(embedded(gateway))
+        await until(lambda: gateway.queue.figures().running == 1)
+        gateway.queue.close()
+        late = await embedded(gateway)
+        gateway.queue.cut()
+
+    assert late == (503, "shutting_down")
+    assert made.result() == (503, "shutting_down")
 
 
 async def test_a_full_queue_is_429_at_once_with_the_seconds_to_wait(gateway: Gateway) -> None:

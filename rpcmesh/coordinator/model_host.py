@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from rpcmesh import config
-from rpcmesh.coordinator import moves, state
+from rpcmesh.coordinator import moves, said, state
 from rpcmesh.coordinator.answers import Answers
 from rpcmesh.coordinator.failover import Stage
 from rpcmesh.coordinator.moves import Ended, Load, Wait
@@ -100,7 +100,7 @@ class ModelHost:
         return (loaded,) if loaded and self._seat.engine else ()
 
     def not_ready_reason(self) -> str | None:
-        reason = state.not_ready_reason(self._cluster())
+        reason = said.not_ready_reason(self._cluster())
         # Between an engine's end and the word of it there is none, whatever the cluster says.
         return "loading" if reason is None and self._seat.engine is None else reason
 

@@ -34,14 +34,14 @@ class _Clock:
         self.spent_s = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*arguments: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
             began = time.perf_counter()
             try:
                 return function(*arguments)
             finally:
                 self.spent_s += time.perf_counter() - began
 
-        return timed
+        return counted
 
 
 def _run(model_file: Path, sequences: int, steps: int) -> StepCost:

@@ -18,8 +18,9 @@ import msgspec
 import structlog
 
 from rpcmesh import config
-from rpcmesh.coordinator import moves, state
-from rpcmesh.coordinator.failover import Failover, Stage
+from rpcmesh.coordinator import moves, said, state
+from rpcmesh.coordinator.answers import Answers
+from rpcmesh.coordinator.failover import Stage
 from rpcmesh.coordinator.moves import Ended, Load, Wait
 from rpcmesh.coordinator.needs import Needs
 from rpcmesh.coordinator.open_answer import FRUITLESS_ENGINES_MAX, OpenAnswer
@@ -75,24 +76,20 @@ class ModelHost:
         self._emit = emit
         self._look_again = look_again
         self._needs = Needs()
+        self._answers = Answers(lambda failover: emit(state.FailoverSeen(failover)))
         self._seat = Seat(on_seat)
-        self._snapshots = Snapshots(settings.engine.snapshot_mib << 20, lambda: self._reached(Stage.RESTORED))
+        self._snapshots = Snapshots(settings.engine.snapshot_mib << 20, lambda: self._answers.reached(Stage.RESTORED))
         self._standby = Standby(
             lambda: Engine.start(
                 lib_dir=lib_dir, on_log=lambda line: log.debug("engine", line=line), keeper=self._snapshots
             )
         )
         self._changed = asyncio.Event()
-        self._answering = 0
-        self._idle_since = 0.0
-        self._last_token_at = 0.0
-        self._lost_at = 0.0
-        self._failover: Failover | None = None
 
     @property
     def answering(self) -> int:
         """How many answers are open."""
-        return self._answering
+        return self._answers.n_open
 
     def wake(self) -> None:
         """The cluster changed: decide again."""
@@ -103,7 +100,7 @@ class ModelHost:
         return (loaded,) if loaded and self._seat.engine else ()
 
     def not_ready_reason(self) -> str | None:
-        reason = state.not_ready_reason(self._cluster())
+        reason = said.not_ready_reason(self._cluster())
         # Between an engine's end and the word of it there is none, whatever the cluster says.
         return "loading" if reason is None and self._seat.engine is None else reason
 
@@ -121,9 +118,9 @@ class ModelHost:
         """
         self._model_path(name)
         present = self._cluster().model.name
-        if self._answering and name != present and not force:
+        if self._answers.n_open and name != present and not force:
             raise RpcmeshError(
-                f"{self._answering} answers of model {present!r} are open and would end",
+                f"{self._answers.n_open} answers of model {present!r} are open and would end",
                 hint=f"later, or: rpcmesh model load {name} --force",
             )
         if name == present and not force and (objection := self._objection()) is not None:
@@ -154,53 +151,53 @@ class ModelHost:
         Raises :class:`EngineLost` for an answer under which engines keep ending, and :class:`ClusterCapacityError`
         when no engine can be had that would go on with it.
         """
-        if model not in {*self.awaited(), *(known.name for known in self.models())}:
-            raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
+        self._require_known(model)
         return self._counted(request.id, self._answer(model, OpenAnswer(request, secrets.randbits(32))))
 
     async def embed(self, model: str, request: EmbedRequest) -> tuple[Embedded, ...]:
         """All vectors of one request, from one engine: they are asked for again when it is lost. Raises as above."""
+        self._require_known(model)
+        engine: Engine | None = None
+        n_fruitless = 0
+        with self._answers.one_more():
+            while True:
+                engine = await self._engine_after(engine, model)
+                try:
+                    vectors = await engine.embed(request)
+                except EngineLost:
+                    n_fruitless += not self._seat.gave_way(engine)
+                    if n_fruitless == FRUITLESS_ENGINES_MAX:
+                        raise
+                else:
+                    self._answers.took()
+                    return vectors
+
+    def _require_known(self, model: str) -> None:
         if model not in {*self.awaited(), *(known.name for known in self.models())}:
             raise EngineRequestError("engine_error", f"model {model!r} is no longer loaded")
-        engine: Engine | None = None
-        n_lost = 0
-        self._answering += 1
-        try:
-            while True:
-                engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
-                try:
-                    return await engine.embed(request)
-                except EngineLost:
-                    n_lost += 1
-                    if n_lost == FRUITLESS_ENGINES_MAX:
-                        raise
-        finally:
-            self._answering -= 1
-            self._idle_since = time.monotonic()
 
     async def _counted(self, request_id: str, deltas: AsyncGenerator[Delta, None]) -> AsyncGenerator[Delta, None]:
-        self._answering += 1
-        try:
-            with self._snapshots.while_open(request_id):
-                async with contextlib.aclosing(deltas):
-                    async for delta in deltas:
-                        yield delta
-        finally:
-            self._answering -= 1
-            self._idle_since = time.monotonic()
+        with self._answers.one_more(), self._snapshots.while_open(request_id):
+            async with contextlib.aclosing(deltas):
+                async for delta in deltas:
+                    yield delta
+
+    async def _engine_after(self, lost: Engine | None, model: str) -> Engine:
+        """The engine after ``lost``, or after none. Raises :class:`ClusterCapacityError` where it has another model."""
+        engine = await self._seat.after(lost, self._settings.engine.failover_wait_s)
+        if self._cluster().model.name != model:
+            raise ClusterCapacityError(f"model {model!r} gave way to another")
+        return engine
 
     async def _answer(self, model: str, answer: OpenAnswer) -> AsyncGenerator[Delta, None]:
         engine: Engine | None = None
         while True:
-            engine = await self._seat.after(engine, self._settings.engine.failover_wait_s)
-            if self._cluster().model.name != model:
-                raise ClusterCapacityError(f"model {model!r} gave way to another")
+            engine = await self._engine_after(engine, model)
             try:
                 async with contextlib.aclosing(engine.generate(*self._snapshots.beside(answer.to_ask()))) as deltas:
                     async for delta in deltas:
                         answer.took(delta)
-                        self._last_token_at = time.monotonic()
-                        self._reached(Stage.RESUMED)
+                        self._answers.took()
                         yield delta
                 return
             except EngineRequestError as error:
@@ -208,7 +205,7 @@ class ModelHost:
                     raise ClusterCapacityError(error.message) from error
                 raise
             except EngineLost:
-                if not answer.engine_lost():
+                if not answer.engine_lost(planned=self._seat.gave_way(engine)):
                     raise
 
     async def run(self) -> None:
@@ -239,13 +236,13 @@ class ModelHost:
                 self._emit(state.ModelLost(ended.reason))
                 if ended.planned:
                     log.info("engine_replaced", reason=ended.reason)
-                    self._reached(Stage.PLANNED)
+                    self._answers.reached(Stage.PLANNED)
                     continue
                 log.warning("engine_lost", reason=ended.reason)
                 exits = [] if ended.served else [*exits, time.monotonic()]
                 await self._pause(exits)
                 await self._survey()
-                self._reached(Stage.PLANNED)
+                self._answers.reached(Stage.PLANNED)
             except RpcmeshError as refused:
                 self._refused(move, refused)
 
@@ -292,21 +289,23 @@ class ModelHost:
         self._emit(state.ModelLoading(0.0, move.workers))
         try:
             async with await self._standby.take() as engine:
-                self._reached(Stage.STARTED)
+                self._answers.reached(Stage.STARTED)
                 loaded = await self._load(engine, wanted, move)
                 self._emit(state.ModelLoaded(loaded))
-                self._reached(Stage.LOADED)
+                self._answers.reached(Stage.LOADED)
                 seated_at = time.monotonic()
                 self._seat.take(engine)
                 log.info("model_ready", model=wanted, load_s=round(loaded.load_s, 2), workers=len(move.workers))
+                gives_way = False
                 try:
                     ended = await self._until_over(engine)
+                    gives_way = ended.planned and engine.alive
                 finally:
-                    self._seat.leave()
-                self._begin_failover(ended)
+                    self._seat.leave(gives_way=gives_way)
+                self._answers.begin_failover(ended)
                 # It may be waiting for a machine that is gone, and open answers wait for its end.
                 engine.kill()
-                return msgspec.structs.replace(ended, served=self._last_token_at > seated_at)
+                return msgspec.structs.replace(ended, served=self._answers.served_since(seated_at))
         except EngineLost as lost:
             moved = moves.must_move(self._cluster())
             return Ended(moved or lost.message, planned=moved is not None)
@@ -332,34 +331,13 @@ class ModelHost:
             await self._changed.wait()
         engine.kill()
 
-    def _begin_failover(self, ended: Ended) -> None:
-        """Of a planned end only open answers feel anything."""
-        now = time.monotonic()
-        self._lost_at = now
-        silence_s = now - self._last_token_at if self._answering else 0.0
-        felt = self._answering or not ended.planned
-        self._failover = Failover(time.time(), ended.reason, self._answering, silence_s) if felt else None
-
-    def _reached(self, stage: Stage) -> None:
-        """Note a step of the failover that is under way, if one is. A load that failed as well repeats steps."""
-        if self._failover is None or stage in self._failover.stages:
-            return
-        if stage is Stage.RESUMED and Stage.LOADED not in self._failover.stages:
-            return  # what the lost engine had sent and nobody had read yet
-        after_s = time.monotonic() - self._lost_at
-        self._failover = self._failover.reached(stage, after_s)
-        self._emit(state.FailoverSeen(self._failover))
-        log.info("failover", stage=stage.value, after_s=round(after_s, 3), answers=self._failover.answers)
-        if stage is Stage.RESUMED or (stage is Stage.LOADED and not self._failover.answers):
-            self._failover = None
-
     def _give_up(self, reason: str) -> None:
-        self._failover = None
+        self._answers.give_up()
         self._emit(state.ModelFailed(reason))
         self._seat.refuse(reason)
 
     async def _until_over(self, engine: Engine) -> Ended:
-        self._idle_since = spare_since = time.monotonic()
+        began = spare_since = time.monotonic()
         async with asyncio.TaskGroup() as group:
             lost = group.create_task(engine.lost())
             preparing = group.create_task(self._standby.prepare(STANDBY_AFTER_S))
@@ -373,7 +351,7 @@ class ModelHost:
                     now,
                     lost=lost.result().message if lost.done() else None,
                     spare_s=now - spare_since,
-                    idle_s=0.0 if self._answering else now - self._idle_since,
+                    idle_s=self._answers.idle_s(began),
                 )
                 if ended is not None:
                     break

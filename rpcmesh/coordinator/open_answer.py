@@ -40,8 +40,11 @@ class OpenAnswer:
         self._sent += delta.token_ids
         self._fruitless = 0
 
-    def engine_lost(self) -> bool:
-        """Note that the engine ended under this answer. False when it has done so too often without one new token."""
-        self._fruitless += 1
+    def engine_lost(self, *, planned: bool) -> bool:
+        """Note that the engine ended under this answer. False when too many have without one new token.
+
+        A ``planned`` end is no answer's fault and does not count.
+        """
+        self._fruitless += not planned
         self._moved = True
         return self._fruitless < FRUITLESS_ENGINES_MAX

@@ -1,4 +1,4 @@
-"""What is said of the cluster to people: a node's state in one word, and the lines of the log. Decides nothing."""
+"""What is said of the cluster: a node's state in a word, why nothing is answered, the log's lines. Decides nothing."""
 
 from __future__ import annotations
 
@@ -21,6 +21,23 @@ def condition(cluster: Cluster, node: Node) -> tuple[str, str]:
     if node.name in holders(cluster):
         return DRAINING, node.reason or "its layers are being moved"
     return DRAINED, node.reason or f"it takes layers again after: rpcmesh node resume {node.name}"
+
+
+# What a stranger may learn of a cluster that cannot answer; the sentence for the admin is ``Model.reason``.
+_NOT_READY = {
+    ModelState.NONE: "no_model",
+    ModelState.WAITING: "waiting_for_workers",
+    ModelState.LOADING: "loading",
+    ModelState.FAILED: "load_failed",
+}
+
+
+def not_ready_reason(cluster: Cluster) -> str | None:
+    """Why no request can be answered now, as one word, or None when one can."""
+    model = cluster.model
+    if model.short or (model.state is ModelState.FAILED and model.served):
+        return "cluster_capacity"
+    return _NOT_READY.get(model.state)
 
 
 def changes(before: Cluster, after: Cluster) -> tuple[str, ...]:

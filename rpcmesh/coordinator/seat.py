@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 from rpcmesh.engine.client import Engine
@@ -17,15 +18,24 @@ class Seat:
         self.engine: Engine | None = None
         self._refusal: str | None = None
         self._changed = asyncio.Event()
+        # Who reads an answer slowly learns of its engine's end late: when the one after it may be leaving too.
+        self._gave_way: weakref.WeakSet[Engine] = weakref.WeakSet()
 
     def take(self, engine: Engine) -> None:
         self.engine = engine
         self._refusal = None
         self._wake()
 
-    def leave(self) -> None:
+    def leave(self, *, gives_way: bool = False) -> None:
+        """``gives_way``: it was well, and ends because it was decided so."""
+        if gives_way and self.engine is not None:
+            self._gave_way.add(self.engine)
         self.engine = None
         self._on_change()
+
+    def gave_way(self, engine: Engine) -> bool:
+        """Whether ``engine`` left by our decision, and not because it was lost."""
+        return engine in self._gave_way
 
     def refuse(self, reason: str) -> None:
         """There will be no engine before the cluster changes: who waits is told so."""

@@ -354,23 +354,6 @@ def settled(cluster: Cluster) -> bool:
     return all(node.state is not NodeState.UNSEEN for node in cluster.nodes.values())
 
 
-# What a stranger may learn of a cluster that cannot answer; the sentence for the admin is ``Model.reason``.
-_NOT_READY = {
-    ModelState.NONE: "no_model",
-    ModelState.WAITING: "waiting_for_workers",
-    ModelState.LOADING: "loading",
-    ModelState.FAILED: "load_failed",
-}
-
-
-def not_ready_reason(cluster: Cluster) -> str | None:
-    """Why no request can be answered now, as one word, or None when one can."""
-    model = cluster.model
-    if model.short or (model.state is ModelState.FAILED and model.served):
-        return "cluster_capacity"
-    return _NOT_READY.get(model.state)
-
-
 def awaited(cluster: Cluster) -> tuple[str, ...]:
     """The model that has answered and will again, as far as is known.
 

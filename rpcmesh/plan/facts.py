@@ -61,7 +61,8 @@ def read(path: Path) -> ModelFacts | None:
     except (OSError, ValueError) as error:
         raise RpcmeshError(f"model {str(path)!r} cannot be read: {error}") from error
     except HeaderError as error:
-        raise HeaderError(f"model {str(path)!r}: {error.message}", hint=error.hint) from error
+        hint = error.hint or "fetch or convert it again"
+        raise HeaderError(f"model {str(path)!r}: {error.message}", hint=hint) from error
     return of_header(header)
 
 

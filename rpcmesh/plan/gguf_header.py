@@ -106,7 +106,7 @@ class _Cursor:
                 self._at += length
             return None
         if kind == _ARRAY:
-            raise HeaderError("an array of arrays")
+            raise HeaderError("a setting is an array of arrays, which is not known")
         form = self._form(kind)
         if count <= MAX_KEPT:
             return tuple(self._scalar(form) for _ in range(count))

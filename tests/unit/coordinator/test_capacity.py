@@ -7,7 +7,7 @@ import pytest
 from test_cluster_state import agent
 
 from rpcmesh.config import Engine
-from rpcmesh.coordinator import state
+from rpcmesh.coordinator import said, state
 from rpcmesh.coordinator.capacity import Placed, device_bytes
 from rpcmesh.coordinator.moves import Load, Wait, next_move, objection
 from rpcmesh.coordinator.nodes import Node, NodeState
@@ -49,7 +49,7 @@ def cluster(*agents: AgentStatus, model: Model | None = None) -> Cluster:
 
 
 @pytest.mark.parametrize(
-    ("said", "free_mib"),
+    ("told", "free_mib"),
     [
         (says("a", MEMORY), (500,)),
         # What its worker holds is free again before the next engine comes.
@@ -64,8 +64,8 @@ def cluster(*agents: AgentStatus, model: Model | None = None) -> Cluster:
         (says("a"), ()),
     ],
 )
-def test_a_worker_has_what_its_node_says(said: AgentStatus, free_mib: tuple[int, ...]) -> None:
-    assert device_bytes(said, "w0") == tuple(mib * MIB for mib in free_mib)
+def test_a_worker_has_what_its_node_says(told: AgentStatus, free_mib: tuple[int, ...]) -> None:
+    assert device_bytes(told, "w0") == tuple(mib * MIB for mib in free_mib)
 
 
 def test_layers_are_placed_on_each_device_of_each_worker() -> None:
@@ -136,7 +136,7 @@ def test_a_load_that_got_no_memory_is_tried_with_less_context_if_that_is_allowed
 def test_a_model_that_does_not_fit_has_its_own_word_until_there_is_another_worker() -> None:
     refused = state.apply(cluster(says("a")), ModelRefused(4096, "unable to allocate"))
     short = state.apply(refused, ModelWaits("unable to allocate", short=True))
-    assert state.not_ready_reason(short) == "cluster_capacity"
+    assert said.not_ready_reason(short) == "cluster_capacity"
     assert next_move(short, Engine(), NOW, FACTS) == Wait("unable to allocate", short=True)
 
     joined = state.apply(short, state.NodeJoined("b", "10.0.0.2:7443"))

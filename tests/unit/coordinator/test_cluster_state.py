@@ -448,7 +448,7 @@ def test_the_log_says_what_an_admin_would_want_to_read(before: Cluster, after: C
     ],
 )
 def test_a_stranger_learns_one_word(model: Model, word: str | None) -> None:
-    assert state.not_ready_reason(cluster(model=model)) == word
+    assert said.not_ready_reason(cluster(model=model)) == word
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_whatever_happens_layers_go_to_ready_workers_of_nodes_that_are_up(events
 @given(st.lists(EVENTS, max_size=30))
 def test_whatever_happens_ready_means_a_loaded_model(events: list[Event]) -> None:
     now = fold(Cluster(), *events)
-    assert (state.not_ready_reason(now) is None) == (now.model.loaded is not None)
+    assert (said.not_ready_reason(now) is None) == (now.model.loaded is not None)
 
 
 @pytest.mark.parametrize(

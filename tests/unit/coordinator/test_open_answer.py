@@ -40,11 +40,18 @@ def test_the_next_engine_goes_on_behind_what_was_sent() -> None:
 def test_an_answer_under_which_engines_keep_ending_is_given_up() -> None:
     answer = OpenAnswer(ASKED, seed=7)
 
-    assert [answer.engine_lost() for _ in range(FRUITLESS_ENGINES_MAX)] == [True, True, True, True, False]
+    assert [answer.engine_lost(planned=False) for _ in range(FRUITLESS_ENGINES_MAX)] == [True, True, True, True, False]
 
 
 def test_a_token_in_between_shows_that_the_answer_is_not_to_blame() -> None:
     answer = OpenAnswer(ASKED, seed=7)
     for _ in range(10):
-        assert answer.engine_lost()
+        assert answer.engine_lost(planned=False)
         answer.took(delta(1))
+
+
+def test_an_answer_that_is_moved_by_an_admin_is_never_given_up() -> None:
+    answer = OpenAnswer(ASKED, seed=7)
+
+    assert all(answer.engine_lost(planned=True) for _ in range(FRUITLESS_ENGINES_MAX))
+    assert answer.engine_lost(planned=False)

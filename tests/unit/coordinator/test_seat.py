@@ -66,3 +66,14 @@ async def test_an_engine_that_comes_takes_a_refusal_back() -> None:
 async def test_too_long_without_an_engine_is_none() -> None:
     with pytest.raises(ClusterCapacityError, match="no engine could be started within 0 s"):
         await Seat().after(engine(), 0.0)
+
+
+async def test_an_engine_that_gave_way_is_told_from_one_that_was_lost_even_after_the_next_has_left() -> None:
+    seat, moved, lost = Seat(), engine(), engine()
+    seat.take(moved)
+    seat.leave(gives_way=True)
+    seat.take(lost)
+    seat.leave()
+
+    assert seat.gave_way(moved)
+    assert not seat.gave_way(lost)

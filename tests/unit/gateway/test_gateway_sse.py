@@ -106,14 +106,21 @@ async def test_frames_arrive_in_order_with_streaming_headers() -> None:
 
 
 async def test_silence_is_filled_with_comments_that_no_parser_shows() -> None:
+    heard = asyncio.Event()
+
     async def frames() -> AsyncIterator[bytes]:
-        await asyncio.sleep(5 * KEEP_ALIVE_S)
+        await heard.wait()
+        heard.clear()
         yield sse.frame(b"late")
-        await asyncio.sleep(5 * KEEP_ALIVE_S)
+        await heard.wait()
         yield sse.DONE
 
+    text = ""
     async with served(frames) as get:
-        text = await (await get()).text()
+        async for piece in (await get()).content.iter_any():
+            text += piece.decode()
+            if piece.endswith(sse.KEEP_ALIVE):
+                heard.set()
     before, _, after = text.partition("data: late")
     assert before.startswith(": keep-alive\n\n")
     assert ": keep-alive\n\n" in after

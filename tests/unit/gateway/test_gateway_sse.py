@@ -106,21 +106,20 @@ async def test_frames_arrive_in_order_with_streaming_headers() -> None:
 
 
 async def test_silence_is_filled_with_comments_that_no_parser_shows() -> None:
-    heard = asyncio.Event()
+    heard_before, heard_after = asyncio.Event(), asyncio.Event()
 
     async def frames() -> AsyncIterator[bytes]:
-        await heard.wait()
-        heard.clear()
+        await heard_before.wait()
         yield sse.frame(b"late")
-        await heard.wait()
+        await heard_after.wait()
         yield sse.DONE
 
     text = ""
     async with served(frames) as get:
         async for piece in (await get()).content.iter_any():
             text += piece.decode()
-            if piece.endswith(sse.KEEP_ALIVE):
-                heard.set()
+            if text.endswith(sse.KEEP_ALIVE.decode()):
+                (heard_after if "late" in text else heard_before).set()
     before, _, after = text.partition("data: late")
     assert before.startswith(": keep-alive\n\n")
     assert ": keep-alive\n\n" in after

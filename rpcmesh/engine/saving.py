@@ -88,15 +88,18 @@ class Saving:
 
     def accept(self, request_id: str, snapshot: Snapshot, file: int, n_tokens: int) -> bool:
         """Keep a copy of ``file``. False when it is of no use to a sequence that begins with so many tokens."""
-        reason = unusable(snapshot.pieces, n_tokens, os.fstat(file).st_size)
-        if snapshot.fingerprint != self._fingerprint:
-            reason = "it is of another model"
+        try:
+            reason = unusable(snapshot.pieces, n_tokens, os.fstat(file).st_size)
+            if snapshot.fingerprint != self._fingerprint:
+                reason = "it is of another model"
+            if reason is None:
+                last = snapshot.pieces[-1]
+                self._kept[request_id] = _Kept(os.dup(file), last.offset + last.n_bytes, last.stop, snapshot.pieces)
+        except OSError as error:  # no descriptor is left, for one: the others' answers go on
+            reason = error.strerror or "its file cannot be read"
         if reason is not None:
             self._log(f"snapshot not restored: {reason}")
-            return False
-        last = snapshot.pieces[-1]
-        self._kept[request_id] = _Kept(os.dup(file), last.offset + last.n_bytes, last.stop, snapshot.pieces)
-        return True
+        return reason is None
 
     def restore_next(self, slot_of: Callable[[str], int | None]) -> Restored | None:
         """Put back one piece of the first sequence that has a slot; an answer once all of its are done.

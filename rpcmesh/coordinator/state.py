@@ -263,16 +263,10 @@ def _without_engine_if_cut(cluster: Cluster, seen: LinksSeen) -> Cluster:
             continue
         route = f"{part.node}.{part.worker}"
         if route not in seen.routes:
-            return _model_is(
-                cluster,
-                ModelState.WAITING,
-                reason=f"the connection to worker {part.worker} of {part.node} has ended",
-                workers=model.workers,
-            )
+            return _without_engine(cluster, f"the connection to worker {part.worker} of {part.node} has ended")
         node = cluster.nodes.get(part.node)
         if route in seen.silent and node is not None and node.state is NodeState.DOWN:
-            said = f"nothing is heard of {part.node}: {node.reason}"
-            return _model_is(cluster, ModelState.WAITING, reason=said, workers=model.workers)
+            return _without_engine(cluster, f"nothing is heard of {part.node}: {node.reason}")
     return cluster
 
 
@@ -287,7 +281,12 @@ def _without_engine_if_worker_went(before: Cluster, after: Cluster, name: str) -
         return after
     if not lost_between(former, node):
         return after
-    return _model_is(after, ModelState.WAITING, reason=f"a worker of {name} has ended", workers=model.workers)
+    return _without_engine(after, f"a worker of {name} has ended")
+
+
+def _without_engine(cluster: Cluster, reason: str) -> Cluster:
+    """The engine that is there is of no use. Until it has ended, it uses its workers still."""
+    return _model_is(cluster, ModelState.WAITING, reason=reason, workers=cluster.model.workers)
 
 
 def _try_again(before: Cluster, after: Cluster) -> Cluster:

@@ -40,6 +40,10 @@ class Trace:
     error: str | None = None
     outcome: Outcome | None = None
 
+    @property
+    def key_id(self) -> str | None:
+        return None if self.key is None else self.key.id
+
 
 TRACE = web.RequestKey("trace", Trace)
 
@@ -67,7 +71,7 @@ def _line(request: web.Request, trace: Trace) -> dict[str, object]:
         "remote": request.remote,
         "method": request.method,
         "route": _route(request) or "unknown",  # not the path: a stranger's text stays out of the log
-        "key_id": trace.key.id if trace.key else None,
+        "key_id": trace.key_id,
     }
     if trace.key_refused:
         line |= {"key_refused": trace.key_refused.reason.value, "key_id": trace.key_refused.key_id}

@@ -18,7 +18,15 @@ from rpcmesh.gateway.chat import chat_reply, parse_chat
 from rpcmesh.gateway.choices import requests, side_by_side
 from rpcmesh.gateway.completions import completion_reply, parse_completion
 from rpcmesh.gateway.embedding import EmbedCall
-from rpcmesh.gateway.errors import ApiError, from_backend, internal, model_not_allowed, model_not_found, not_ready
+from rpcmesh.gateway.errors import (
+    ApiError,
+    as_api_error,
+    from_backend,
+    internal,
+    model_not_allowed,
+    model_not_found,
+    not_ready,
+)
 from rpcmesh.gateway.fields import Call
 from rpcmesh.gateway.health import coarse
 from rpcmesh.gateway.reply import Choices, Outcome, Reply, collect, events
@@ -62,22 +70,17 @@ class Answering:
         call = self.endpoint.parse(await read_body(request), answer_id)
         self.admit(call, trace)
         claim = Claim(
-            key=trace.key.id if trace.key else "",
+            key=trace.key_id or "",
             priority=call.priority,
             deadline=None if call.deadline_s is None else arrived_at + call.deadline_s,
         )
         reply = self.endpoint.reply(answer_id, int(self.now()), call)
-        try:
-            answers = [self.queue.generate(call.model, each, claim) for each in requests(call.request, call.n)]
+        answers = [self.queue.generate(call.model, each, claim) for each in requests(call.request, call.n)]
+        with as_api_error(call.at_fault):
             async with side_by_side(answers) as deltas:
                 if call.stream:
                     return await self.stream(request, deltas, call, reply)
                 return await self.whole(deltas, call, reply, trace)
-        except RpcmeshError as error:
-            told = from_backend(error, call.at_fault)
-            if told is None:
-                raise
-            raise told from error
 
     def admit(self, call: Call | EmbedCall, trace: Trace) -> None:
         """Raises :class:`ApiError` unless this key may use this model now."""

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from rpcmesh.errors import RpcmeshError
 from rpcmesh.gateway.access import TRACE, Trace
 from rpcmesh.gateway.answers import read_body
 from rpcmesh.gateway.embedding import AT_FAULT, EmbedCall, embedding_reply, parse_embedding
-from rpcmesh.gateway.errors import from_backend
+from rpcmesh.gateway.errors import as_api_error
 from rpcmesh.gateway.request_queue import Claim, RequestQueue
 
 
@@ -27,11 +26,6 @@ class Embeddings:
         call = parse_embedding(await read_body(request), f"embd-{secrets.token_hex(12)}")
         trace: Trace = request[TRACE]
         self.admit(call, trace)
-        try:
-            embedded = await self.queue.embed(call.model, call.request, Claim(key=trace.key.id if trace.key else ""))
-        except RpcmeshError as error:
-            told = from_backend(error, AT_FAULT)
-            if told is None:
-                raise
-            raise told from error
+        with as_api_error(AT_FAULT):
+            embedded = await self.queue.embed(call.model, call.request, Claim(key=trace.key_id or ""))
         return web.Response(body=embedding_reply(call, embedded), content_type="application/json")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 
@@ -126,6 +127,18 @@ def shutting_down() -> ApiError:
 def internal(request_id: str) -> ApiError:
     """Our own bug: the log has the traceback under ``request_id``, the client has only the id."""
     return ApiError(500, f"internal error: the log has it as {request_id}", kind=SERVER, code="internal_error")
+
+
+@contextmanager
+def as_api_error(at_fault: Mapping[str, str]) -> Iterator[None]:
+    """What the backend raises in the block, as what the client is told: see :func:`from_backend`."""
+    try:
+        yield
+    except RpcmeshError as error:
+        told = from_backend(error, at_fault)
+        if told is None:
+            raise
+        raise told from error
 
 
 def from_backend(error: RpcmeshError, at_fault: Mapping[str, str]) -> ApiError | None:

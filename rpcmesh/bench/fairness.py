@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import ssl
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import msgspec
 
 from rpcmesh import config
 from rpcmesh.bench.rounds import percentile
+from rpcmesh.bench.streams import connected
 from rpcmesh.demo import local_mesh
 from rpcmesh.demo.ask import Endpoint
 from rpcmesh.errors import RpcmeshError
@@ -89,7 +89,7 @@ async def run(home: Home, build: Build, model_file: Path, wishes: Wishes, make_k
             await mesh.run_node(name)
         await mesh.ready(lambda _: None, READY_LIMIT_S)
         endpoint = Endpoint(mesh.url, make_key(home), mesh.ca_file, MODEL)
-        async with _client(endpoint) as client:
+        async with connected(endpoint, limit_s=TURN_LIMIT_S) as client:
             pairs = await _alternate(client, endpoint, wishes)
     return summary(wishes.prompt_tokens, pairs)
 
@@ -172,15 +172,6 @@ async def _read(
                 arrivals.note()
             if enough.is_set():
                 return
-
-
-def _client(endpoint: Endpoint) -> aiohttp.ClientSession:
-    trust = ssl.create_default_context(cafile=str(endpoint.ca_file))
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust),
-        headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
-        timeout=aiohttp.ClientTimeout(total=TURN_LIMIT_S),
-    )
 
 
 def turn(arrivals: list[float], first_token_s: float | None) -> Turn:

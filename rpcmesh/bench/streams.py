@@ -74,13 +74,18 @@ async def ask_on(
 
 
 @contextlib.asynccontextmanager
-async def connected(endpoint: Endpoint, *, keep_alive: bool = True) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client whose connection is open and has been used. ``keep_alive`` False: each request has one of its own."""
+async def connected(
+    endpoint: Endpoint, *, keep_alive: bool = True, limit_s: float = LIMIT_S
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """A client whose connection is open and has been used. ``keep_alive`` False: each request has one of its own.
+
+    ``limit_s``: how long an answer may take.
+    """
     trust = ssl.create_default_context(cafile=endpoint.ca_file)
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=trust, force_close=not keep_alive),
         headers={"Authorization": f"Bearer {endpoint.api_key}", "Content-Type": "application/json"},
-        timeout=aiohttp.ClientTimeout(total=LIMIT_S),
+        timeout=aiohttp.ClientTimeout(total=limit_s),
     ) as session:
         async with session.get(f"{endpoint.url}/models") as response:
             await response.read()

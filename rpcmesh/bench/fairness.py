@@ -7,7 +7,8 @@ import itertools
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -33,8 +34,6 @@ LEARNING_TOKENS = 600
 FIRST_TOKEN, LAST_TOKEN = 1000, 40000
 # The prompt comes while the stream is well under way.
 FIRST_TOKENS = 16
-# The pauses of a turn without a long prompt are those of so many tokens.
-QUIET_TOKENS = 150
 # A running stream is broken off, it never ends by itself.
 STREAM_TOKENS = 1_000_000
 
@@ -95,38 +94,46 @@ async def run(home: Home, build: Build, model_file: Path, wishes: Wishes, make_k
 
 
 async def _alternate(client: aiohttp.ClientSession, endpoint: Endpoint, wishes: Wishes) -> list[Pair]:
-    """One pair unrecorded, in which the engine learns what its steps cost. Who begins changes with every pair."""
+    """One pair unrecorded, in which the engine learns what its steps cost.
+
+    The stream alone is timed over as many tokens as the one beside the prompt, because pauses grow with a context.
+    """
     chance = random.Random(wishes.prompt_tokens)  # noqa: S311 (repeatable on purpose)
     pairs = []
-    for number in range(wishes.rounds + 1):
-        turns: dict[bool, Turn] = {}
-        for loaded in (number % 2 == 1, number % 2 == 0):
-            # A new one each time: none may be in the cache.
-            n_tokens = wishes.prompt_tokens if number else min(LEARNING_TOKENS, wishes.prompt_tokens)
-            tokens = [chance.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(n_tokens)]
-            turns[loaded] = await _turn(client, endpoint, tokens if loaded else [])
-        pairs.append(Pair(alone=turns[False], beside=turns[True]))
+    for n_tokens in (min(LEARNING_TOKENS, wishes.prompt_tokens), *[wishes.prompt_tokens] * wishes.rounds):
+        # A new one each time: none may be in the cache.
+        tokens = [chance.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(n_tokens)]
+        beside = await _beside(client, endpoint, tokens)
+        pairs.append(Pair(alone=await _alone(client, endpoint, beside.tokens), beside=beside))
     return pairs[1:]
 
 
-async def _turn(client: aiohttp.ClientSession, endpoint: Endpoint, beside: list[int]) -> Turn:
-    """One stream, until the prompt beside it has its first token or, without one, for a while."""
-    arrivals = _Arrivals()
-    enough = asyncio.Event()
-    first_token_s: float | None = None
-    async with asyncio.timeout(TURN_LIMIT_S), asyncio.TaskGroup() as group:
-        streaming = group.create_task(_read(client, endpoint, "Once upon a time", STREAM_TOKENS, arrivals, enough))
-        await arrivals.until(FIRST_TOKENS)
+async def _beside(client: aiohttp.ClientSession, endpoint: Endpoint, prompt: list[int]) -> Turn:
+    """One stream until the prompt beside it has its first token."""
+    async with _streaming(client, endpoint) as arrivals:
         began, start = time.perf_counter(), len(arrivals.times)
-        if beside:
-            await _read(client, endpoint, beside, 1, _Arrivals(), asyncio.Event())
-            first_token_s = time.perf_counter() - began
-        else:
-            await arrivals.until(start + QUIET_TOKENS)
-        end = len(arrivals.times)
+        await _read(client, endpoint, prompt, 1, _Arrivals(), asyncio.Event())
+        first_token_s = time.perf_counter() - began
+        return turn(arrivals.times[start - 1 :], first_token_s)
+
+
+async def _alone(client: aiohttp.ClientSession, endpoint: Endpoint, n_tokens: int) -> Turn:
+    """One stream for ``n_tokens``."""
+    async with _streaming(client, endpoint) as arrivals:
+        start = len(arrivals.times)
+        await arrivals.until(start + n_tokens)
+        return turn(arrivals.times[start - 1 :], None)
+
+
+@asynccontextmanager
+async def _streaming(client: aiohttp.ClientSession, endpoint: Endpoint) -> AsyncIterator[_Arrivals]:
+    """A stream that is well under way, and is broken off afterwards."""
+    arrivals, enough = _Arrivals(), asyncio.Event()
+    async with asyncio.timeout(TURN_LIMIT_S), asyncio.TaskGroup() as group:
+        group.create_task(_read(client, endpoint, "Once upon a time", STREAM_TOKENS, arrivals, enough))
+        await arrivals.until(FIRST_TOKENS)
+        yield arrivals
         enough.set()
-        await streaming
-    return turn(arrivals.times[start - 1 : end], first_token_s)
 
 
 class _Arrivals:

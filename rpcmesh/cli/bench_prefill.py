@@ -26,7 +26,8 @@ from rpcmesh.models import catalog
 def prefill(rounds: int, prompt_tokens: int, json_file: Path | None) -> None:
     """Prefill a long prompt beside a running stream, and time the stream's tokens, turn about with none beside it.
 
-    SmolLM2 on two nodes of this machine, through gateway, tunnels and guard. No pause may grow beyond twice its length.
+    SmolLM2 on two nodes of this machine, through gateway, tunnels and guard. 95 of 100 pauses are to be at most twice
+    as long as those of the stream alone.
     """
     figures.require_writable(json_file)
     built = open_or_build("auto", None)

@@ -23,6 +23,7 @@ class Limits:
     """What the loaded context can hold. ``n_ctx`` is per sequence: KV cells are reserved by construction.
 
     ``reuse``: whether the model's memory can be cut at any token, which a state that is not made of cells cannot.
+    ``n_piece``: batches of a multiple of so many tokens use the workers best.
     """
 
     n_ctx: int
@@ -30,6 +31,7 @@ class Limits:
     n_batch: int
     idle_tokens_max: int = 0
     reuse: bool = True
+    n_piece: int = 64
 
     def __post_init__(self) -> None:
         # Every running sequence decodes in every step, so all of them must fit one batch.
@@ -69,7 +71,10 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One decode of the model, at most ``n_batch`` tokens: ``n_decoding`` chunks of one token, then prompts'."""
+    """One decode of the model, at most ``n_batch`` tokens: chunks of prompts, then ``n_decoding`` of one token.
+
+    llama.cpp may return while the last piece of a batch is under way, unless somebody asked for its logits. Streams do.
+    """
 
     chunks: tuple[Chunk, ...]
     outputs: tuple[Output, ...]
@@ -77,7 +82,7 @@ class Batch:
 
     @property
     def n_prefilled(self) -> int:
-        return sum(len(chunk.tokens) for chunk in self.chunks[self.n_decoding :])
+        return sum(len(chunk.tokens) for chunk in self.chunks) - self.n_decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ class Scheduler:
         # In order of admission.
         self._running: dict[str, _Sequence] = {}
         self._slots = Slots(limits.n_seq_max, idle_tokens_max=limits.idle_tokens_max, reuse=limits.reuse)
-        self._pace = Pace(limits.n_batch)
+        self._pace = Pace(limits.n_batch, limits.n_piece)
 
     @property
     def n_waiting(self) -> int:
@@ -213,7 +218,7 @@ class Scheduler:
         self._slots.forget(slot)
 
     def next_batch(self) -> Batch:
-        """One token of each decoding sequence first, prompt chunks after them, as many as the others can bear.
+        """One token of each decoding sequence, and prompt chunks before them, as many as the others can bear.
 
         The batch is empty when all that run are held.
         """
@@ -235,7 +240,7 @@ class Scheduler:
         prefilled = [
             self._prefill(sequence, n_tokens) for sequence, n_tokens in zip(reading, shares, strict=True) if n_tokens
         ]
-        chunks = (*decoding, *prefilled)
+        chunks = (*prefilled, *decoding)
         return Batch(chunks, tuple(_outputs(chunks)), len(decoding))
 
     def commit(self, batch: Batch, tokens: Sequence[int], took_s: float) -> list[Sampled]:
@@ -245,6 +250,10 @@ class Scheduler:
             self._running[chunk.id].n_cached += len(chunk.tokens)
             self._slots.extend(chunk.slot, chunk.tokens)
         return [self._accept(output, token) for output, token in zip(batch.outputs, tokens, strict=True)]
+
+    def prefilled(self, n_tokens: int, took_s: float) -> None:
+        """How long prefill took while nothing decoded, where single steps do not tell."""
+        self._pace.prefilled(n_tokens, took_s)
 
     def drop(self, request_id: str) -> int | None:
         """Forget a request, if it is known. Its slot is free again; the cells stay there.

@@ -221,6 +221,8 @@ class Serving:
         done = self._prefills.took(n_prefill=n_prefill, logits=bool(batch.outputs), began=began, ended=time.monotonic())
         if done is not None:
             self._saving.prefilled(*done)
+            if batch.n_decoding == 0:
+                self._scheduler.prefilled(*done)
 
     def _admit(self, request: GenerateRequest, file: int | None) -> Step | None:
         _require_room(self._scheduler.n_waiting)

@@ -21,7 +21,7 @@ from rpcmesh.engine.llama.snapshot import Cells
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
 from rpcmesh.engine.scheduler import Batch, Limits, Placement
-from rpcmesh.engine.ubatch import ubatch_size
+from rpcmesh.engine.ubatch import full_piece, ubatch_size
 
 
 class Runtime:
@@ -58,6 +58,7 @@ class Runtime:
             idle_tokens_max=spec.idle_tokens_max,
             # Their state is that of the last token and of none before it.
             reuse=not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)),
+            n_piece=full_piece(spec),
         )
         self._n_embd: int = llama.llama_model_n_embd_out(model)
         params = _context_params(self.limits, spec)
@@ -232,7 +233,7 @@ def _context_params(limits: Limits, spec: LoadSpec) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = limits.n_ctx * limits.n_seq_max
     params.n_batch = limits.n_batch
-    params.n_ubatch = ubatch_size(limits, spec)
+    params.n_ubatch = ubatch_size(spec)
     # One more is lent to whoever saves or restores cells. It never decodes.
     params.n_seq_max = limits.n_seq_max + (spec.snapshot_min_tokens > 0)
     # Only a sequence's last token has logits; the default reserves a vocabulary's worth for every token of a batch.

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rpcmesh.engine.pace import LOOK_AFTER_STEPS, SAVED_BATCHES, Allowance, Pace, share_out
+from rpcmesh.engine.pace import (
+    BURST_AFTER_STEPS,
+    BURST_S,
+    BURST_WITHIN_STEPS,
+    LOOK_AFTER_STEPS,
+    SAVED_BATCHES,
+    TRY_AFTER_STEPS,
+    Allowance,
+    Pace,
+    share_out,
+)
 
 N_BATCH = 512
+N_PIECE = 64
 
 
-def settled(took_s: Callable[[int, int], float], n_decoding: int, n_steps: int = 200) -> list[tuple[int, float]]:
+def settled(took_s: Callable[[int, int], float], n_decoding: int, n_steps: int = 400) -> list[tuple[int, float]]:
     """``(prompt tokens, time)`` of the steps beside a long prompt; ``took_s`` is the machine."""
-    pace = Pace(N_BATCH)
+    pace = Pace(N_BATCH, N_PIECE)
     steps = []
     for _ in range(n_steps):
         n_prefilled = pace.allowance(n_decoding).long
@@ -29,7 +41,10 @@ MACHINES: dict[str, Callable[[int, int], float]] = {
     "a card, where few tokens cost nothing": lambda n, k: 0.020 + 0.0005 * max(0, n + k - 32),
     "far workers": lambda n, k: 0.100 + 0.001 * n + 0.001 * k,
     "a token costs a whole step": lambda n, k: 0.010 * (n + k),
+    # As seen with SmolLM2 on a CPU, behind thousands of cells.
+    "tokens share work": lambda n, k: 0.008 + 0.003 * n + min(0.030 * k, 0.300 + 0.003 * k),
 }
+IN_BURSTS = {"a token costs a whole step": 1, "tokens share work": 4}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -49,6 +64,93 @@ def test_a_long_prompt_gets_what_a_step_can_bear(machine: str) -> None:
     assert sum(times) / len(times) >= 1.35 * alone_s
 
 
+@pytest.mark.parametrize("machine", IN_BURSTS)
+def test_where_one_token_makes_a_step_too_long_they_come_in_bursts(machine: str) -> None:
+    n_decoding = IN_BURSTS[machine]
+    alone_s = MACHINES[machine](n_decoding, 0)
+    steps = settled(MACHINES[machine], n_decoding, n_steps=2400)[400:]
+    bursts = [(n_prefilled, took_s) for n_prefilled, took_s in steps if n_prefilled > 1]
+    singles = [n_prefilled for n_prefilled, _ in steps if n_prefilled == 1]
+
+    assert 2000 // (3 * BURST_AFTER_STEPS) < len(bursts) <= 2000 // BURST_AFTER_STEPS
+    assert len(singles) <= 2000 // TRY_AFTER_STEPS + 1
+    # They share the pieces' work, and streams wait for none of them long.
+    assert all((n_prefilled + n_decoding) % N_PIECE == 0 for n_prefilled, _ in bursts)
+    assert max(took_s for _, took_s in bursts) <= 1.5 * max(BURST_S, BURST_AFTER_STEPS * alone_s / 2)
+    # About half of the time is the prompt's.
+    whole_s = sum(took_s for _, took_s in steps)
+    assert 0.3 * whole_s <= sum(took_s for _, took_s in bursts) <= 0.55 * whole_s
+
+
+def test_a_step_that_could_hold_few_tokens_holds_none_where_many_are_known_to_share_work() -> None:
+    machine = MACHINES["tokens share work"]
+    unknown, known = Pace(N_BATCH, N_PIECE), Pace(N_BATCH, N_PIECE)
+    known.prefilled(10, 10.0)  # too few to tell
+    known.prefilled(1000, 5.0)
+    rates = []
+    for pace in (unknown, known):
+        steps = []
+        for _ in range(1000):
+            n_prefilled = pace.allowance(16).long
+            steps.append((n_prefilled, machine(16, n_prefilled)))
+            pace.observe(16, *steps[-1])
+        took_s = [each_s for _, each_s in sorted(steps[40:], key=lambda each: each[1])]
+        assert took_s[int(0.95 * len(took_s))] <= 2 * machine(16, 0)
+        rates.append(sum(n for n, _ in steps[40:]) / sum(took_s))
+    assert rates[1] > 4 * rates[0]
+
+
+def test_bursts_end_when_tokens_are_cheap_again() -> None:
+    pace = Pace(N_BATCH, N_PIECE)
+
+    def step(machine: str) -> int:
+        n_prefilled = pace.allowance(4).long
+        pace.observe(4, n_prefilled, MACHINES[machine](4, n_prefilled))
+        return n_prefilled
+
+    for _ in range(200):
+        step("tokens share work")
+    for _ in range(10 * TRY_AFTER_STEPS):
+        step("far workers")
+    assert [step("far workers") > 1 for _ in range(BURST_AFTER_STEPS)].count(True) >= BURST_AFTER_STEPS - 1
+
+
+def test_between_bursts_short_prompts_spend_what_was_saved_until_it_is_little() -> None:
+    machine = MACHINES["tokens share work"]
+    pace = Pace(N_BATCH, N_PIECE)
+    for _ in range(100):
+        n_prefilled = pace.allowance(1).long
+        pace.observe(1, n_prefilled, machine(1, n_prefilled))
+    spent = []
+    for _ in range(100):
+        n_prefilled = min(40, pace.allowance(1).total)
+        pace.observe(1, n_prefilled, machine(1, n_prefilled))
+        spent.append(n_prefilled)
+    assert spent[0] == 40
+    assert spent[-BURST_AFTER_STEPS:].count(0) >= BURST_AFTER_STEPS - 2
+
+
+@given(
+    took_s=st.lists(st.floats(1e-6, 10.0), min_size=1, max_size=40),
+    n_decoding=st.lists(st.integers(1, 16), min_size=1, max_size=8),
+    short=st.lists(st.integers(0, 200), min_size=1, max_size=8),
+)
+def test_whatever_steps_take_a_long_prompt_gets_on_before_long(
+    took_s: list[float], n_decoding: list[int], short: list[int]
+) -> None:
+    """``short``: what short prompts would like beside it."""
+    pace = Pace(N_BATCH, N_PIECE)
+    passed_by = 0
+    for each_s, n, n_short in itertools.islice(
+        zip(*map(itertools.cycle, (took_s, n_decoding, short)), strict=True), 600
+    ):
+        allowance = pace.allowance(n)
+        assert 0 <= allowance.long <= allowance.total <= N_BATCH - n
+        passed_by = 0 if allowance.long else passed_by + 1
+        assert passed_by <= BURST_WITHIN_STEPS + 1
+        pace.observe(n, min(allowance.total, allowance.long + n_short), each_s)
+
+
 def test_a_step_without_prompts_is_put_in_now_and_then() -> None:
     counts = [n_prefilled for n_prefilled, _ in settled(MACHINES["far workers"], 1, n_steps=3 * LOOK_AFTER_STEPS)]
     assert counts.count(0) == 3
@@ -56,11 +158,11 @@ def test_a_step_without_prompts_is_put_in_now_and_then() -> None:
 
 
 def test_such_a_step_holds_no_short_prompts_either() -> None:
-    assert Pace(N_BATCH).allowance(1) == Allowance(0, 0)
+    assert Pace(N_BATCH, N_PIECE).allowance(1) == Allowance(0, 0)
 
 
 def test_one_late_step_changes_nothing() -> None:
-    pace = Pace(N_BATCH)
+    pace = Pace(N_BATCH, N_PIECE)
     for _ in range(100):
         n_prefilled = pace.allowance(1).long
         pace.observe(1, n_prefilled, MACHINES["far workers"](1, n_prefilled))
@@ -70,12 +172,12 @@ def test_one_late_step_changes_nothing() -> None:
 
 
 def test_with_nothing_decoding_prompts_get_the_whole_batch() -> None:
-    assert Pace(N_BATCH).allowance(0) == Allowance(N_BATCH, N_BATCH)
+    assert Pace(N_BATCH, N_PIECE).allowance(0) == Allowance(N_BATCH, N_BATCH)
 
 
 def test_short_prompts_spend_what_was_saved_and_no_more() -> None:
     machine = MACHINES["a small model on a CPU"]
-    pace = Pace(N_BATCH)
+    pace = Pace(N_BATCH, N_PIECE)
     pace.observe(1, 0, machine(1, 0))
     spent = []
     for _ in range(20):
@@ -89,7 +191,7 @@ def test_short_prompts_spend_what_was_saved_and_no_more() -> None:
 
 def test_what_was_spent_is_saved_again_while_streams_decode() -> None:
     machine = MACHINES["far workers"]
-    pace = Pace(N_BATCH)
+    pace = Pace(N_BATCH, N_PIECE)
     pace.observe(1, 0, machine(1, 0))
     while pace.allowance(1).total == N_BATCH - 1:
         pace.observe(1, N_BATCH - 1, machine(1, N_BATCH - 1))

@@ -63,10 +63,10 @@ def test_decoding_goes_on_beside_a_long_prompt() -> None:
     batch = next_batch(s)
 
     assert batch.chunks == (
-        Chunk("a", 0, 2, (3,), samples=True),
         Chunk("b", 1, 0, list(range(10, 17)), samples=False),
+        Chunk("a", 0, 2, (3,), samples=True),
     )
-    assert batch.outputs == (Output("a", 0, 0),)
+    assert batch.outputs == (Output("a", 0, 7),)
 
 
 def test_a_long_prompt_gets_less_when_it_makes_steps_long() -> None:
@@ -76,10 +76,13 @@ def test_a_long_prompt_gets_less_when_it_makes_steps_long() -> None:
     step(s)
     s.submit("b", range(10, 60), max_new=None)
 
-    batch = next_batch(s)
-    s.commit(batch, [9], took_s=8.0)  # 7 tokens made a step of 1 s take 7 s more
+    seen = []
+    for _ in range(9):
+        batch = next_batch(s)
+        seen.append(batch.n_prefilled)
+        s.commit(batch, [9], took_s=1.0 + 0.3 * batch.n_prefilled)
 
-    assert next_batch(s).n_prefilled == 1
+    assert seen == [7, 7, 7, 4, 4, 4, 3, 3, 3]
 
 
 def test_a_held_prompt_keeps_its_slot_and_goes_on_behind_what_was_put_there() -> None:
@@ -98,7 +101,7 @@ def test_a_held_prompt_keeps_its_slot_and_goes_on_behind_what_was_put_there() ->
     s.release("a", 5)
     s.commit(s.next_batch(), [3], 1.0)  # what decoding alone takes is seen first
 
-    assert s.next_batch().chunks == (Chunk("b", 1, 2, (3,), samples=True), Chunk("a", 0, 5, [6], samples=True))
+    assert s.next_batch().chunks == (Chunk("a", 0, 5, [6], samples=True), Chunk("b", 1, 2, (3,), samples=True))
 
 
 def test_while_all_are_held_there_is_nothing_to_decode() -> None:
@@ -132,7 +135,7 @@ def test_the_third_request_waits_for_a_slot_and_gets_it() -> None:
     assert s.n_waiting == 1
     s.commit(batch, [5, 5], 1.0)
     step(s)
-    assert [(chunk.id, chunk.slot) for chunk in next_batch(s).chunks] == [("b", 1), ("c", 0)]
+    assert [(chunk.id, chunk.slot) for chunk in next_batch(s).chunks] == [("c", 0), ("b", 1)]
 
 
 def test_an_end_of_generation_token_is_a_stop() -> None:

@@ -27,13 +27,16 @@ signal.signal(signal.SIGTERM, bye)
 print("up", flush=True)
 signal.pause()
 """
-# Its descendant has left the group, and holds the output open.
+# It ends once its descendant has left the group. That one holds the output open.
 LEAVES_A_STRAY = """
 import os, time
+left, leaves = os.pipe()
 if pid := os.fork():
+    os.read(left, 1)
     print(pid, flush=True)
 else:
     os.setsid()
+    os.write(leaves, b".")
     time.sleep(300)
 """
 

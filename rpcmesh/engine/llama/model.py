@@ -20,6 +20,17 @@ VECTORS = {b"1", b"2", b"3"}
 RANK = b"4"
 
 
+class _Override(ctypes.Structure):
+    """``llama_model_tensor_buft_override``, which the bindings leave out."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+# An override that no tensor's name matches. llama.cpp then leaves out its pipeline for cards of one machine, which waits
+# for all workers before each graph that it sends again. Commands of a worker's connection are in order without it, and so
+# one piece of a batch goes through the first worker while the one before it is in the second.
+NO_OVERRIDES = (_Override * 2)(_Override(b"^$", None))
+
 # How ggml, or llama.cpp where ggml is silent, says that a buffer for weights was refused.
 NO_BUFFER = ("failed to allocate", "unable to allocate")
 
@@ -51,6 +62,7 @@ def load_model(
     params.split_mode = llama.LLAMA_SPLIT_MODE_LAYER
     params.n_gpu_layers = -1
     params.progress_callback = progress
+    params.tensor_buft_overrides = ctypes.cast(NO_OVERRIDES, ctypes.c_void_p)
     log.start_load()
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:

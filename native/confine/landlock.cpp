@@ -131,7 +131,9 @@ std::string Ruleset::allow(const std::string & path, Access access) const {
     if (opened.valid()) {
         if (path.rfind("/proc/", 0) == 0) {
             // Once nobody holds it, /proc makes another file of the same name, for which there is no rule: left open.
-            static_cast<void>(dup(opened.get()));
+            if (dup(opened.get()) < 0) {
+                return failed("cannot hold " + path);
+            }
         }
         const std::string error = allow(opened.get(), access);
         return error.empty() ? error : error + " (" + path + ")";

@@ -50,7 +50,8 @@ constexpr ProtocolReason protocol_reasons[] = {
     { SSL_R_UNEXPECTED_MESSAGE, Reason::not_tls },
     { SSL_R_BAD_RECORD_TYPE, Reason::not_tls },
     { SSL_R_NO_APPLICATION_PROTOCOL, Reason::unknown_alpn },
-    { SSL_R_TLSV1_ALERT_NO_APPLICATION_PROTOCOL, Reason::unknown_alpn },
+    // Not every 3.0 has a name for it.
+    { SSL_AD_REASON_OFFSET + SSL_AD_NO_APPLICATION_PROTOCOL, Reason::unknown_alpn },
 };
 
 std::string last_error() {

@@ -229,7 +229,9 @@ class ModelHost:
             )
             if isinstance(move, Wait):
                 self._say_if_short(move)
-                await self._changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(move.until):
+                        await self._changed.wait()
                 continue
             try:
                 ended = await self._serve_once(move)
@@ -266,7 +268,7 @@ class ModelHost:
     def _refused(self, move: Load, error: RpcmeshError) -> None:
         if isinstance(error, EngineLoadError) and error.memory:
             log.warning("model_got_no_memory", reason=error.message, n_ctx=move.placed.n_ctx)
-            self._emit(state.ModelRefused(move.placed.n_ctx, error.message))
+            self._emit(state.ModelRefused(move.placed.n_ctx, error.message, time.monotonic()))
             return
         # The engine refused the load, or the model's file has gone: trying the same again would not help.
         log.error("model_failed", reason=error.message)
@@ -378,7 +380,7 @@ class ModelHost:
             n_seq_max=engine.n_seq_max,
             n_batch=engine.n_batch,
             idle_tokens_max=engine.idle_tokens_max,
-            n_ubatch=engine.n_ubatch,
+            n_ubatch=move.n_ubatch,
             n_threads=engine.n_threads,
             snapshot_min_tokens=engine.snapshot_min_tokens,
             snapshot_bytes=engine.snapshot_mib << 20,

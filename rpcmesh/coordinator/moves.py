@@ -10,7 +10,7 @@ import msgspec
 from rpcmesh import config
 from rpcmesh.config import Rebalance
 from rpcmesh.coordinator import state
-from rpcmesh.coordinator.capacity import Placed, device_bytes, place
+from rpcmesh.coordinator.capacity import CARD_PIECE, Placed, device_bytes, on_cards, place
 from rpcmesh.coordinator.nodes import NodeState
 from rpcmesh.coordinator.state import Cluster, Model, ModelState, Workers
 from rpcmesh.plan.facts import ModelFacts
@@ -18,20 +18,30 @@ from rpcmesh.plan.fit import TooSmall
 
 # A running model is not disturbed for a new worker before it has been idle, and the worker up, for this long.
 SPREAD_AFTER_S = 5.0
+# Memory that a load did not get may be free again, and nobody would say so.
+TRY_AGAIN_AFTER_S = 60.0
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Start an engine with these ``(node, worker)`` pairs, and layers placed on them as planned."""
+    """Start an engine with these ``(node, worker)`` pairs, and layers placed on them as planned.
+
+    ``n_ubatch``: tokens that go through them at a time; 0: the engine chooses.
+    """
 
     workers: Workers
     placed: Placed
+    n_ubatch: int = 0
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do until the cluster changes. ``short``: there are workers, but the model does not fit them."""
+    """Nothing to do until the cluster changes, or ``until`` this monotonic time.
+
+    ``short``: there are workers, but the model does not fit them.
+    """
 
     reason: str
     short: bool = False
+    until: float | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -66,34 +76,37 @@ def next_move(
         return Wait("some nodes have not been heard of yet")
     least = 0 if use_local_device else 1 if cluster.model.served else engine.min_workers
     everyone, steady = state.workers_in(cluster), state.steady_workers(cluster, now)
-    move = _load(cluster, everyone, least, engine, facts)
+    move = _load(cluster, everyone, least, engine, facts, now)
     if steady == everyone or isinstance(move, Wait):
         return move
-    without = _load(cluster, steady, max(least, 1), engine, facts)
+    without = _load(cluster, steady, max(least, 1), engine, facts, now)
     return without if isinstance(without, Load) and without.placed.n_ctx >= move.placed.n_ctx else move
 
 
 def _load(
-    cluster: Cluster, workers: Workers, least: int, engine: config.Engine, facts: ModelFacts | None
+    cluster: Cluster, workers: Workers, least: int, engine: config.Engine, facts: ModelFacts | None, now: float
 ) -> Load | Wait:
     """Load on exactly ``workers``, or why not."""
     if len(workers) < least:
         return Wait(f"{len(workers)} of at least {least} workers are ready")
-    n_ctx = _n_ctx(cluster.model, engine)
+    n_ctx = _n_ctx(cluster.model, engine, now)
     if n_ctx is None:
-        return Wait(cluster.model.reason, short=True)
-    free = [device_bytes(cluster.nodes[node].agent, worker) for node, worker in workers]
-    placed = place(free, facts, engine, n_ctx)
-    return Wait(placed.said(len(workers)), short=True) if isinstance(placed, TooSmall) else Load(workers, placed)
+        return Wait(cluster.model.reason, short=True, until=cluster.model.refused_at + TRY_AGAIN_AFTER_S)
+    agents = [(cluster.nodes[node].agent, worker) for node, worker in workers]
+    placed = place([device_bytes(*each) for each in agents], facts, engine, n_ctx)
+    if isinstance(placed, TooSmall):
+        return Wait(placed.said(len(workers)), short=True)
+    large = bool(agents) and all(on_cards(*each) for each in agents)
+    return Load(workers, placed, engine.n_ubatch or (CARD_PIECE if large else 0))
 
 
-def _n_ctx(model: Model, engine: config.Engine) -> int | None:
-    """The context to try: half of one that did not get its memory, if that is allowed. None when nothing is."""
+def _n_ctx(model: Model, engine: config.Engine, now: float) -> int | None:
+    """The context to try: half of one that did not get its memory, if that is allowed. None when nothing is, yet."""
     if model.refused_n_ctx is None:
         return engine.n_ctx
-    if not 0 < engine.n_ctx_min < model.refused_n_ctx:
-        return None
-    return max(model.refused_n_ctx // 2, engine.n_ctx_min)
+    if 0 < engine.n_ctx_min < model.refused_n_ctx:
+        return max(model.refused_n_ctx // 2, engine.n_ctx_min)
+    return engine.n_ctx if now >= model.refused_at + TRY_AGAIN_AFTER_S else None
 
 
 def must_move(cluster: Cluster) -> str | None:

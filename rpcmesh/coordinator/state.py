@@ -38,7 +38,8 @@ class Model(msgspec.Struct, frozen=True):
 
     ``workers`` are those, as ``(node, worker)``, that an engine loads it on or serves it from: theirs until that engine
     has ended. ``wanted`` is the model to load in its place, which may be itself. ``short``: it waits because it does
-    not fit the workers there are. With a context of ``refused_n_ctx`` tokens a load did not get its memory.
+    not fit the workers there are. With a context of ``refused_n_ctx`` tokens a load did not get its memory, at the
+    monotonic time ``refused_at``.
     """
 
     name: str = ""
@@ -51,6 +52,7 @@ class Model(msgspec.Struct, frozen=True):
     wanted: str | None = None
     short: bool = False
     refused_n_ctx: int | None = None
+    refused_at: float = 0.0
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -136,10 +138,11 @@ class ModelWaits(msgspec.Struct, frozen=True):
 
 
 class ModelRefused(msgspec.Struct, frozen=True):
-    """A load with a context of ``n_ctx`` tokens a sequence did not get its memory."""
+    """A load with a context of ``n_ctx`` tokens a sequence did not get its memory ``at`` this monotonic time."""
 
     n_ctx: int
     reason: str
+    at: float
 
 
 class ModelLost(msgspec.Struct, frozen=True):
@@ -214,8 +217,8 @@ def _of_model(cluster: Cluster, event: ModelEvent) -> Cluster:
             return _engine_ended(cluster, ModelState.FAILED, reason)
         case ModelWaits(reason, short):
             return _model_is(cluster, ModelState.WAITING, reason=reason, short=short)
-        case ModelRefused(n_ctx, reason):
-            refused = _model_is(cluster, cluster.model.state, refused_n_ctx=n_ctx)
+        case ModelRefused(n_ctx, reason, at):
+            refused = _model_is(cluster, cluster.model.state, refused_n_ctx=n_ctx, refused_at=at)
             return _engine_ended(refused, ModelState.WAITING, reason)
         case ModelLost(reason):
             return _engine_ended(cluster, ModelState.WAITING, reason)
@@ -374,7 +377,7 @@ def _with_model(cluster: Cluster, model: Model) -> Cluster:
 def _model_is(cluster: Cluster, now: ModelState, **changes: Any) -> Cluster:
     """The same model in another state. What is not given is as at the beginning, but for what is wanted and was."""
     model = cluster.model
-    kept = {"served": model.served, "wanted": model.wanted, "refused_n_ctx": model.refused_n_ctx}
+    kept = {each: getattr(model, each) for each in ("served", "wanted", "refused_n_ctx", "refused_at")}
     return _with_model(cluster, Model(name=model.name, state=now, **{**kept, **changes}))
 
 

@@ -26,9 +26,9 @@ class _Override(ctypes.Structure):
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
 
 
-# An override that no tensor's name matches. llama.cpp then leaves out its pipeline for cards of one machine, which waits
-# for all workers before each graph that it sends again. Commands of a worker's connection are in order without it, and so
-# one piece of a batch goes through the first worker while the one before it is in the second.
+# An override that no tensor's name matches. With one, llama.cpp leaves out its pipeline for cards of one machine, which
+# waits for all workers before each graph that it sends again. A worker's commands are in order without it, and so one
+# piece of a batch goes through the first worker while the piece before it is in the second.
 NO_OVERRIDES = (_Override * 2)(_Override(b"^$", None))
 
 # How ggml, or llama.cpp where ggml is silent, says that a buffer for weights was refused.

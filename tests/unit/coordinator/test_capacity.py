@@ -8,8 +8,8 @@ from test_cluster_state import agent
 
 from rpcmesh.config import Engine
 from rpcmesh.coordinator import said, state
-from rpcmesh.coordinator.capacity import Placed, device_bytes
-from rpcmesh.coordinator.moves import Load, Wait, next_move, objection
+from rpcmesh.coordinator.capacity import CARD_PIECE, Placed, device_bytes
+from rpcmesh.coordinator.moves import TRY_AGAIN_AFTER_S, Load, Wait, next_move, objection
 from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
     Cluster,
@@ -25,7 +25,9 @@ NOW = 1000.0
 
 MIB = 1 << 20
 MEMORY = Device("CPU", "a machine", total_mib=1000, free_mib=900)
-CARD = Device("CUDA0", "a card", total_mib=800, free_mib=700)
+# 224 MiB are for the card's own needs.
+CARD = Device("CUDA0", "a card", total_mib=1000, free_mib=924)
+FULL_CARD = Device("CUDA0", "a card", total_mib=1000, free_mib=200)
 # Four layers of 100 MiB, a head of 50, and nothing else to count.
 FACTS = ModelFacts((100 * MIB,) * 4, (0,) * 4, 50 * MIB, n_ctx_train=4096, n_embd=0, n_ff=0)
 
@@ -57,9 +59,10 @@ def cluster(*agents: AgentStatus, model: Model | None = None) -> Cluster:
         (says("a", MEMORY, held_mib=600), (1000,)),
         (says("a", MEMORY, limit_mib=120), (120,)),
         (says("a", MEMORY, limit_mib=2000), (500,)),
-        # What a card had free when the worker started is the worker's.
+        # What a card had free when the worker started is the worker's, but for the card's own needs.
         (says("a", CARD, held_mib=300), (700,)),
         (says("a", CARD, CARD), (700, 700)),
+        (says("a", FULL_CARD), (0,)),
         (says("a", CARD, CARD, limit_mib=100), (50, 50)),
         (says("a"), ()),
     ],
@@ -70,7 +73,28 @@ def test_a_worker_has_what_its_node_says(told: AgentStatus, free_mib: tuple[int,
 
 def test_layers_are_placed_on_each_device_of_each_worker() -> None:
     both = cluster(says("a", CARD, CARD), says("b", CARD))
-    assert next_move(both, Engine(), NOW, FACTS) == Load((("a", "w0"), ("b", "w0")), Placed(4096, ((2, 2), (1,))))
+    assert next_move(both, Engine(), NOW, FACTS) == Load(
+        (("a", "w0"), ("b", "w0")), Placed(4096, ((2, 2), (1,))), CARD_PIECE
+    )
+
+
+@pytest.mark.parametrize(
+    ("agents", "wished", "n_ubatch"),
+    [
+        ((says("a", CARD), says("b", CARD)), 0, CARD_PIECE),
+        ((says("a", CARD), says("b", CARD)), 64, 64),
+        # The slowest decides, and what is not known may be that.
+        ((says("a", CARD), says("b", MEMORY)), 0, 0),
+        ((says("a", CARD), says("b")), 0, 0),
+        ((says("a", MEMORY, free_mib=900),), 128, 128),
+    ],
+)
+def test_pieces_are_large_where_all_compute_on_cards(
+    agents: tuple[AgentStatus, ...], wished: int, n_ubatch: int
+) -> None:
+    move = next_move(cluster(*agents), Engine(n_ubatch=wished), NOW, FACTS)
+    assert isinstance(move, Load)
+    assert move.n_ubatch == n_ubatch
 
 
 def test_where_one_worker_does_not_say_what_it_has_llama_cpp_decides() -> None:
@@ -123,21 +147,26 @@ def test_a_load_that_got_no_memory_is_tried_with_less_context_if_that_is_allowed
 ) -> None:
     waiting = cluster(says("a"))
     if refused is not None:
-        waiting = state.apply(waiting, ModelRefused(refused, "unable to allocate"))
+        waiting = state.apply(waiting, ModelRefused(refused, "unable to allocate", NOW))
 
     move = next_move(waiting, Engine(n_ctx_min=least), NOW, FACTS)
 
     if tried is None:
-        assert move == Wait("unable to allocate", short=True)
+        assert move == Wait("unable to allocate", short=True, until=NOW + TRY_AGAIN_AFTER_S)
+        # By then others may have given memory back.
+        move = next_move(waiting, Engine(n_ctx_min=least), NOW + TRY_AGAIN_AFTER_S, FACTS)
+        assert move == Load((("a", "w0"),), Placed(4096, ((),)))
     else:
         assert move == Load((("a", "w0"),), Placed(tried, ((),)))
 
 
 def test_a_model_that_does_not_fit_has_its_own_word_until_there_is_another_worker() -> None:
-    refused = state.apply(cluster(says("a")), ModelRefused(4096, "unable to allocate"))
+    refused = state.apply(cluster(says("a")), ModelRefused(4096, "unable to allocate", NOW))
     short = state.apply(refused, ModelWaits("unable to allocate", short=True))
     assert said.not_ready_reason(short) == "cluster_capacity"
-    assert next_move(short, Engine(), NOW, FACTS) == Wait("unable to allocate", short=True)
+    assert next_move(short, Engine(), NOW, FACTS) == Wait(
+        "unable to allocate", short=True, until=NOW + TRY_AGAIN_AFTER_S
+    )
 
     joined = state.apply(short, state.NodeJoined("b", "10.0.0.2:7443"))
     again = state.apply(joined, state.NodeAnswered("b", says("b")))

@@ -16,7 +16,7 @@ from rpcmesh.gateway.request_queue import Figures
 from rpcmesh.node.status import Device
 
 SMALL = Engine(n_batch=1, n_seq_max=1)
-TINY_CARD = Device("CUDA0", "a small card", total_mib=300, free_mib=300)
+TINY_CARD = Device("CUDA0", "a small card", total_mib=600, free_mib=524)
 
 
 def of(seen: Cluster) -> StatusReport:

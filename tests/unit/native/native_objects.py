@@ -56,7 +56,7 @@ def built(sanitizer: str, llama_source: Path, scratch: Path) -> Iterator[Path]:
     """
     if sanitizer:
         require_sanitizer(sanitizer, scratch)
-    options = [f"-DRPCMESH_LLAMA_HEADERS={llama_source}", f"-DRPCMESH_SANITIZE={sanitizer}"]
+    options = [f"-DRPCMESH_LLAMA_HEADERS={llama_source}", f"-DRPCMESH_SANITIZE={sanitizer}", "-DRPCMESH_WERROR=ON"]
     # What a sanitizer reports is easier to place in code that was not rearranged much.
     options += ["-DCMAKE_CXX_FLAGS_RELEASE=-O1"] if sanitizer else []
     with programs.compiled(

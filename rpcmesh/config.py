@@ -90,8 +90,8 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 512
     # KV cells that stay for prompts which begin as earlier ones did. Decoding slows down by 3 to 5 % for each 1,000.
     idle_tokens_max: Annotated[int, msgspec.Meta(ge=0)] = 4096
-    # Of a batch, how many tokens go through the workers at a time: they work on one piece each. 0: 32 over several
-    # workers, else all at once. Large cards want more than 32 to be busy.
+    # Of a batch, how many tokens go through the workers at a time: they work on one piece each. 0: 64 over several
+    # workers, all at once over one, and 512 where all of them compute on cards.
     n_ubatch: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
     # 0: one, or one for each core where the model is on this machine alone.
     n_threads: Annotated[int, msgspec.Meta(ge=0, le=N_THREADS_MAX)] = 0

@@ -48,7 +48,7 @@ class LoadSpec(Struct, frozen=True):
     n_batch: int = 512
     # How many cells may be kept for prompts to come: attention goes over them too.
     idle_tokens_max: int = 4096
-    # How much of a batch goes through the workers at a time; 0 is chosen by their number.
+    # How much of a batch goes through the workers at a time; 0: chosen by their number.
     n_ubatch: int = 0
     n_threads: int = 0
     # KV cells of prompts this long are saved, 0: of none; of one sequence at most so many bytes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from rpcmesh.native_build import source
 # How long an example takes on a busy machine says nothing about the code.
 settings.register_profile("rpcmesh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("rpcmesh")
+
+# A run that a shell put into the background ignores Ctrl-C, and so would each program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _quiet(_stage: str, _fraction: float) -> None:

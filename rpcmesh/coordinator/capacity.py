@@ -9,13 +9,14 @@ import msgspec
 from rpcmesh import config
 from rpcmesh.node.status import AgentStatus, Device, WorkerStatus
 from rpcmesh.plan.facts import ModelFacts
-from rpcmesh.plan.fit import Plan, TooSmall, Wish, plan
+from rpcmesh.plan.fit import MARGIN_BYTES, Plan, TooSmall, Wish, plan
 
 # The name of ggml's device for a machine's own memory. What it has free changes; a card is the worker's alone.
 MAIN_MEMORY = "CPU"
 # What a card's kernels and libraries take with the first graph, beside all that was asked for before: on an H100, 136
-# MiB were too few and 236 enough. A worker that does not get them dies, and its client with it.
-CARD_RESERVE_BYTES = 224 << 20
+# MiB were too few and 236 enough. A worker that does not get them dies, and its client with it. Every device's margin
+# is part of it.
+CARD_RESERVE_BYTES = (256 << 20) - MARGIN_BYTES
 # Tokens of a piece on cards, which share more among more. On an H100 prefill was within 6 % of its best with 512, with
 # models from 1 to 14 billion parameters and with 1 and 2 workers; with 64 it was at a third to two thirds of it.
 CARD_PIECE = 512
@@ -51,18 +52,21 @@ def _by_worker(found: Plan, n_devices: list[int]) -> tuple[tuple[int, ...], ...]
 
 def device_bytes(agent: AgentStatus | None, worker: str) -> tuple[int, ...]:
     """What each device of the node's worker would have free if it held nothing. Empty when it is not known."""
-    if agent is None:
+    found = _worker(agent, worker)
+    if agent is None or found is None:
         return ()
-    found = next((each for each in agent.workers if each.name == worker), None)
-    return tuple(_limited(agent, [_free(agent, found, device) for device in found.devices])) if found else ()
+    return tuple(_limited(agent, [_free(agent, found, device) for device in found.devices]))
 
 
 def on_cards(agent: AgentStatus | None, worker: str) -> bool:
     """Whether the node's worker is known to compute on cards alone."""
-    if agent is None:
-        return False
-    devices = [device.name for each in agent.workers if each.name == worker for device in each.devices]
-    return bool(devices) and MAIN_MEMORY not in devices
+    found = _worker(agent, worker)
+    names = {device.name for device in found.devices} if found else set()
+    return bool(names) and MAIN_MEMORY not in names
+
+
+def _worker(agent: AgentStatus | None, name: str) -> WorkerStatus | None:
+    return next((each for each in agent.workers if each.name == name), None) if agent else None
 
 
 def _free(agent: AgentStatus, worker: WorkerStatus, device: Device) -> int:

@@ -62,6 +62,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     # Asked in this order.
     questions: Mapping[str, Question]
     read: Callable[[Answers], Loaded | None]
+    # The text that was read, without the addresses that `exchange` replaces.
+    frame: Callable[[str], str]
     # Turn the filter on, see which tokens hold it on, give one back. Empty where the filter is always on.
     enable: Argv = ()
     holders: Argv = ()
@@ -99,6 +101,19 @@ def judge(found: Loaded | None, record: Record | None, rules: Rules) -> Verdict:
     if found.obstacles:
         return Verdict(f"the firewall rules are loaded, but {found.obstacles[0]}", again, drift=True)
     return AS_MEANT
+
+
+def after_exchange(how: Tool, record: Record, rules: Rules, found: Loaded | None) -> Record:
+    """What to remember once the addresses of ``rules`` are in place of those in ``record``, and ``found`` is loaded.
+
+    What somebody else changed while the addresses were exchanged is not remembered: to the next look it is drift.
+    """
+    text = found.text if found else ""
+    # Rules that name ports were loaded anew with these, and are as the tool then lists them.
+    ours = record.node_ports != rules.node_ports or how.frame(text) == how.frame(record.loaded)
+    return msgspec.structs.replace(
+        record, tables=rules.tables, node_ports=rules.node_ports, loaded=text if ours else record.loaded
+    )
 
 
 def cut_off(former: Tables, now: Tables) -> tuple[str, ...]:
@@ -141,6 +156,7 @@ def _nft(role: Role) -> Tool:
             "table": Question(("nft", "--stateless", "list", "table", *table.split()), may_fail=True),
         },
         read=read,
+        frame=lambda text: _NFT_ELEMENTS.sub("", text),
     )
 
 
@@ -153,6 +169,7 @@ def _without_passing_elements(found: re.Match[str]) -> str:
 
 # As a coordinator that was caught by mistake would wait for it.
 _PF_ABUSE_S = 600
+_PF_MEMBERS = re.compile(r"^(table <\w+> persist) \{[^}\n]*\}$", re.MULTILINE)
 _PF_TOKEN = re.compile(r"^Token : ([0-9]+)\s*$", re.MULTILINE)
 
 
@@ -204,6 +221,7 @@ def _pf(role: Role) -> Tool:
             "interfaces": Question(("pfctl", "-vv", "-s", "Interfaces")),
         },
         read=read,
+        frame=lambda text: _PF_MEMBERS.sub(r"\1", text),
         enable=("pfctl", "-E"),
         holders=("pfctl", "-s", "References"),
         release=("pfctl", "-X"),

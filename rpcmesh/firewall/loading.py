@@ -26,6 +26,7 @@ from rpcmesh.firewall.loaded import (
     Record,
     Tool,
     Verdict,
+    after_exchange,
     cut_off,
     judge,
     pf_holds,
@@ -103,9 +104,7 @@ def exchange(backend: Backend, home: Path, rules: Rules) -> bool:
     with endings.held_back():
         _run_all(how.exchange(rules.tables) if same_ports else (how.load(rules.text),))
         _run_all(how.cut(cut_off(record.tables, rules.tables)))
-        found = _read(how)
-        seen = found.text if found else ""
-        _write(home, msgspec.structs.replace(record, tables=rules.tables, node_ports=rules.node_ports, loaded=seen))
+        _write(home, after_exchange(how, record, rules, _read(how)))
     return True
 
 

@@ -86,16 +86,23 @@ def read_more_than_there_is(reach: Reach) -> Iterator[Loot]:
     yield Loot(granted_bytes=granted)
 
 
-def say(*opening: bytes) -> Callable[[Reach], contextlib.AbstractContextManager[Loot]]:
+def say(opening: bytes = b"") -> Callable[[Reach], contextlib.AbstractContextManager[Loot]]:
     """So much, and then wait."""
 
     @contextlib.contextmanager
     def act(reach: Reach) -> Iterator[Loot]:
         with reach.connect() as connection:
-            connection.sendall(b"".join(opening))
+            connection.sendall(opening)
             yield Loot()
 
     return act
+
+
+@contextlib.contextmanager
+def stop_in_mid_frame(reach: Reach) -> Iterator[Loot]:
+    with session(reach) as client:
+        client.send(header(Command.ALLOC_BUFFER, 12))
+        yield Loot()
 
 
 @contextlib.contextmanager
@@ -183,7 +190,7 @@ ALL = (
     Conduct(
         "half_a_frame",
         Weakness.IDLE_PEER,
-        say(HELLO_REQUEST, header(Command.ALLOC_BUFFER, 12)),
+        stop_in_mid_frame,
         "the next is refused: `lease_busy`",
         meanwhile="lease_busy",
     ),

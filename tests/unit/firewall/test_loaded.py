@@ -231,6 +231,47 @@ def test_nft_exchanges_addresses_in_one_transaction() -> None:
     )
 
 
+PF_LOADED = f"table <rpcmesh_peers> persist {{ 10.77.0.1 }}\ntable <rpcmesh_abuse> persist\n{RULES}"
+EXCHANGED = {"peers": ("10.77.0.8", "10.77.0.9")}
+RULE_OF = {"nft": "\t\ttcp dport 7443 counter drop\n", "pf": PEER_RULE}
+
+
+def loaded_before_and_after(backend: loaded.Backend) -> tuple[str, str]:
+    before = {"nft": NFT_TABLE.replace(SEEN, ""), "pf": PF_LOADED}[backend]
+    return before, before.replace("10.77.0.1", "10.77.0.8, 10.77.0.9")
+
+
+@pytest.mark.parametrize("backend", ["nft", "pf"])
+def test_exchanged_addresses_are_remembered_as_they_are_read_back(backend: loaded.Backend) -> None:
+    before, after = loaded_before_and_after(backend)
+    rules = Rules("node", "text", "R", EXCHANGED, ())
+
+    record = loaded.after_exchange(tool(backend, "node"), Record(backend, "R", PEERS, (), before), rules, Loaded(after))
+
+    assert record == Record(backend, "R", EXCHANGED, (), after)
+    assert loaded.judge(Loaded(after), record, rules) == loaded.AS_MEANT
+
+
+@pytest.mark.parametrize("backend", ["nft", "pf"])
+@pytest.mark.parametrize("left", ["a rule less", "nothing"])
+def test_what_somebody_changed_while_addresses_were_exchanged_is_drift(backend: loaded.Backend, left: str) -> None:
+    before, after = loaded_before_and_after(backend)
+    found = Loaded(after.replace(RULE_OF[backend], "")) if left == "a rule less" else None
+    rules = Rules("node", "text", "R", EXCHANGED, ())
+
+    record = loaded.after_exchange(tool(backend, "node"), Record(backend, "R", PEERS, (), before), rules, found)
+
+    assert loaded.judge(found, record, rules).drift
+
+
+def test_rules_that_name_other_ports_are_remembered_as_they_were_loaded() -> None:
+    rules = Rules("coordinator", "text", "R", PEERS, (7444,))
+
+    record = loaded.after_exchange(NFT, Record("nft", "R", PEERS, (7443,), "former"), rules, Loaded("listed"))
+
+    assert record == Record("nft", "R", PEERS, (7444,), "listed")
+
+
 def test_pf_exchanges_addresses_table_by_table() -> None:
     pf = tool("pf", "coordinator")
 

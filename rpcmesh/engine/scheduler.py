@@ -7,7 +7,7 @@ model decodes it and samples one token for each of ``batch.outputs`` → ``commi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rpcmesh.engine.messages import FinishReason
@@ -62,11 +62,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A token to sample: ``index`` is the place of its logits' token in the batch."""
+    """A token to sample."""
 
     id: str
     slot: int
-    index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ class Scheduler:
             self._prefill(sequence, n_tokens) for sequence, n_tokens in zip(reading, shares, strict=True) if n_tokens
         ]
         chunks = (*prefilled, *decoding)
-        return Batch(chunks, tuple(_outputs(chunks)), len(decoding))
+        return Batch(chunks, tuple(Output(chunk.id, chunk.slot) for chunk in chunks if chunk.samples), len(decoding))
 
     def commit(self, batch: Batch, tokens: Sequence[int], took_s: float) -> list[Sampled]:
         """Take in the decoded ``batch``, the tokens sampled for its outputs, in their order, and how long it took."""
@@ -318,11 +317,3 @@ class Scheduler:
         if finish is not None:
             self.drop(sequence.id)
         return Sampled(output.id, output.slot, token, finish)
-
-
-def _outputs(chunks: Iterable[Chunk]) -> Iterable[Output]:
-    end = 0
-    for chunk in chunks:
-        end += len(chunk.tokens)
-        if chunk.samples:
-            yield Output(chunk.id, chunk.slot, end - 1)

@@ -181,14 +181,15 @@ class Serving:
             return
         began = time.monotonic()
         try:
-            self._runtime.decode(batch)
+            places = self._runtime.decode(batch)
         except DecodeError as error:
             for chunk in batch.chunks:
                 self._close(chunk.id)
                 self._forget(chunk.slot)
                 yield Failure(chunk.id, "engine_error", error.message)
             return
-        tokens = [self._open[output.id].sampler.sample(output.index) for output in batch.outputs]
+        outputs = zip(batch.outputs, places, strict=True)
+        tokens = [self._open[output.id].sampler.sample(place) for output, place in outputs]
         self._note_prefill(batch, began)
         took_s = time.monotonic() - began
         told = [self._delta(sampled) for sampled in self._scheduler.commit(batch, tokens, took_s)]

@@ -21,7 +21,7 @@ from rpcmesh.engine.llama.snapshot import Cells
 from rpcmesh.engine.llama.vocabulary import Vocabulary
 from rpcmesh.engine.messages import LoadSpec, Sampling
 from rpcmesh.engine.scheduler import Batch, Limits, Placement
-from rpcmesh.engine.ubatch import full_piece, ubatch_size
+from rpcmesh.engine.ubatch import calls, full_piece, small_piece, ubatch_size
 
 
 class Runtime:
@@ -71,16 +71,24 @@ class Runtime:
             raise NoMemoryError(f"no context of {params.n_ctx} tokens fits beside the weights: {log.first_error()}")
         self._memory = llama.llama_get_memory(self._context)
         self.cells = Cells(self._context, model, spare=self.limits.n_seq_max)
+        self._n_small = small_piece(spec)
         self._allocate_batch(self.limits.n_batch)
 
-    def decode(self, batch: Batch) -> None:
-        """Run the model on one batch. Raises :class:`DecodeError`; a lost worker aborts the process."""
-        end = 0
-        for chunk in batch.chunks:
-            start, end = end, end + len(chunk.tokens)
-            self._fill(start, chunk.tokens, chunk.slot, chunk.position)
-            self._wants_logits[end - 1] = chunk.samples
-        self._decode(end)
+    def decode(self, batch: Batch) -> list[int]:
+        """Run the model on one batch. Raises :class:`DecodeError`; a lost worker aborts the process.
+
+        For each of its outputs: where llama.cpp has the logits, until the next decode.
+        """
+        places: list[int] = []
+        for call in calls(batch.chunks, self._n_small):
+            end = 0
+            for chunk in call:
+                start, end = end, end + len(chunk.tokens)
+                self._fill(start, chunk.tokens, chunk.slot, chunk.position)
+                self._wants_logits[end - 1] = chunk.samples
+                places += [end - 1] if chunk.samples else []
+            self._decode(end)
+        return places
 
     def margins(self, tokens: Sequence[int], n_given: int) -> list[float]:
         """For each token behind the first ``n_given``: by how much the best logit at its place beats its own.

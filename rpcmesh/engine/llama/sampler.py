@@ -62,6 +62,13 @@ class Sampler:
         self._n_sampled = n_sampled
         self._bias = _biases(vocabulary, sampling, ignore_eos)
         self._greedy = sampling.temperature < GREEDY_BELOW_TEMPERATURE
+        # The chain would make a list of the whole vocabulary and choose its best, unless that is one with a bias.
+        self._is_plain = (
+            self._greedy
+            and matcher is None
+            and (sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty) == (1, 0, 0)
+            and all(bias <= 0 for bias in self._bias.values())
+        )
         self.fault: str | None = None
         self.logprobs: tuple[TokenLogprobs, ...] = ()
         if matcher is not None:
@@ -78,9 +85,11 @@ class Sampler:
         self._throw(n_sampled)
 
     def sample(self, index: int) -> int:
-        """The next token, from the logits at this place of the batch decoded last."""
+        """The next token, from the logits at this place of what llama.cpp decoded last."""
         token: int
-        if self._matcher is None:
+        if self._is_plain and (best := int(self._logits(index).argmax())) not in self._bias:
+            token = best
+        elif self._matcher is None:
             token = llama.llama_sampler_sample(self._chain, self._context, index)
         else:
             try:

@@ -43,10 +43,10 @@ def test_a_prompt_is_prefilled_in_chunks_and_then_decoded_token_by_token() -> No
     assert first == Batch((Chunk("a", 0, 0, [1, 2, 3, 4], samples=False),), (), n_decoding=0)
     assert s.commit(first, [], 1.0) == []
     second = next_batch(s)
-    assert second == Batch((Chunk("a", 0, 4, [5, 6], samples=True),), (Output("a", 0, 1),), n_decoding=0)
+    assert second == Batch((Chunk("a", 0, 4, [5, 6], samples=True),), (Output("a", 0),), n_decoding=0)
     assert s.commit(second, [7], 1.0) == [Sampled("a", 0, 7, None)]
     third = next_batch(s)
-    assert third == Batch((Chunk("a", 0, 6, (7,), samples=True),), (Output("a", 0, 0),), n_decoding=1)
+    assert third == Batch((Chunk("a", 0, 6, (7,), samples=True),), (Output("a", 0),), n_decoding=1)
     assert s.commit(third, [8], 1.0) == [Sampled("a", 0, 8, "length")]
     assert s.idle
 
@@ -66,7 +66,7 @@ def test_decoding_goes_on_beside_a_long_prompt() -> None:
         Chunk("b", 1, 0, list(range(10, 17)), samples=False),
         Chunk("a", 0, 2, (3,), samples=True),
     )
-    assert batch.outputs == (Output("a", 0, 7),)
+    assert batch.outputs == (Output("a", 0),)
 
 
 def test_a_long_prompt_gets_less_when_it_makes_steps_long() -> None:

@@ -126,11 +126,9 @@ class Engine(RuleBasedStateMachine):
             assert self.slot.keys() <= self.held.keys(), "somebody could get on"
             return
         assert sum(len(chunk.tokens) for chunk in batch.chunks) <= self.limits.n_batch
-        flat: list[str] = []
         for chunk in batch.chunks:
             self._decode(chunk)
-            flat += [chunk.id] * len(chunk.tokens)
-        assert [flat[output.index] for output in batch.outputs] == [output.id for output in batch.outputs]
+        assert [output.id for output in batch.outputs] == [chunk.id for chunk in batch.chunks if chunk.samples]
         self._check_progress(batch)
         tokens = [sum(cell.token for cell in self.memory[output.slot]) % 7 for output in batch.outputs]
         for sampled, token in zip(self.scheduler.commit(batch, tokens, took_s), tokens, strict=True):

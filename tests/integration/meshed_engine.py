@@ -24,7 +24,8 @@ async def start(build: Build) -> Engine:
 
 
 def spec(model: Path, *devices: DeviceSpec, n_seq_max: int = N_SLOTS) -> LoadSpec:
-    return LoadSpec("smollm2", str(model), devices, n_ctx=N_CTX, n_seq_max=n_seq_max)
+    # Tests run beside each other, and threads that wait for one another do so at full speed.
+    return LoadSpec("smollm2", str(model), devices, n_ctx=N_CTX, n_seq_max=n_seq_max, n_threads=1)
 
 
 def request(

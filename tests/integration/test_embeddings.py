@@ -48,7 +48,7 @@ def plainly(build: Build, model: Path, texts: Sequence[Sequence[int]]) -> list[l
 @asynccontextmanager
 async def embedding(build: Build, model: Path, *devices: DeviceSpec) -> AsyncIterator[Engine]:
     async with await start(build) as engine:
-        loaded = await engine.load(LoadSpec("m", str(model), devices, n_ctx=256, n_seq_max=4, n_batch=128))
+        loaded = await engine.load(LoadSpec("m", str(model), devices, n_ctx=256, n_seq_max=4, n_batch=128, n_threads=1))
         assert loaded.embeds
         yield engine
 

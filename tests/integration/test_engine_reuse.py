@@ -151,4 +151,4 @@ async def test_a_state_that_cannot_be_cut_is_never_reused(name: str, build: Buil
 
 
 def tiny(name: str, model: Path) -> LoadSpec:
-    return LoadSpec(name, str(model), n_ctx=256, n_seq_max=2)
+    return LoadSpec(name, str(model), n_ctx=256, n_seq_max=2, n_threads=1)

@@ -74,7 +74,14 @@ def keeper() -> Iterator[Keeper]:
 
 def spec(model: Path, *devices: DeviceSpec, n_ctx: int = N_CTX, limit: int = 1 << 30) -> LoadSpec:
     return LoadSpec(
-        "smollm2", str(model), devices, n_ctx=n_ctx, n_seq_max=3, snapshot_min_tokens=200, snapshot_bytes=limit
+        "smollm2",
+        str(model),
+        devices,
+        n_ctx=n_ctx,
+        n_seq_max=3,
+        n_threads=1,
+        snapshot_min_tokens=200,
+        snapshot_bytes=limit,
     )
 
 
@@ -120,7 +127,7 @@ async def test_a_lost_engine_s_cells_fit_one_with_another_split_and_another_cont
     # What this engine decoded behind it is saved too, in the same file, for the one after it.
     assert keeper.pieces[-1].stop > saved_before
     async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None) as reference:
-        await reference.load(LoadSpec("reference", str(smollm2), n_ctx=N_CTX, n_seq_max=8))
+        await reference.load(LoadSpec("reference", str(smollm2), n_ctx=N_CTX, n_seq_max=8, n_threads=1))
         assert max(await reference.margins(Score("whole", LONG, sent + rest))) < MARGIN_MAX
 
 

@@ -50,7 +50,7 @@ async def test_a_long_prompt_is_restored_on_the_next_engine_and_not_prefilled(bu
     assert "the ship went along" not in logged
     assert len(answer.token_ids) == answer.completion_tokens
     async with await Engine.start(lib_dir=build.lib_dir, on_log=lambda _: None) as reference:
-        await reference.load(LoadSpec("reference", str(smollm2), n_ctx=N_CTX, n_seq_max=8))
+        await reference.load(LoadSpec("reference", str(smollm2), n_ctx=N_CTX, n_seq_max=8, n_threads=1))
         prompt = ChatPrompt((ChatMessage(role="user", content=QUESTION),))
         assert max(await reference.margins(Score("answer", prompt, answer.token_ids))) < MARGIN_MAX
 

@@ -276,23 +276,34 @@ class Serving:
                 if isinstance(self._template, ChatError):
                     raise _Refused("invalid_prompt", self._template.message)
                 try:
-                    tokens = self._vocabulary.tokenize_chat(self._template.render(messages))
+                    rendered = self._template.render(messages)
                 except ChatError as error:
                     raise _Refused("invalid_prompt", error.message) from error
+                self._require_short(rendered)
+                tokens = self._vocabulary.tokenize_chat(rendered)
             case TextPrompt(text):
+                self._require_short(text)
                 tokens = self._vocabulary.tokenize(text, add_special=True)
             case TokenPrompt(token_ids):
                 tokens = list(token_ids)
         if not tokens:
             raise _Refused("invalid_prompt", "the prompt is empty")
-        n_ctx = self._runtime.limits.n_ctx
-        # The first token that is generated needs a place too.
-        if len(tokens) + (not self._runtime.embeds) > n_ctx:
-            raise _Refused(
-                "context_length_exceeded",
-                f"this model's maximum context length is {n_ctx} tokens, but the prompt has {len(tokens)}",
-            )
+        if len(tokens) > self._n_prompt_max:
+            raise self._too_long(str(len(tokens)))
         return tokens
+
+    @property
+    def _n_prompt_max(self) -> int:
+        # The first token that is generated needs a place too.
+        return self._runtime.limits.n_ctx - (not self._runtime.embeds)
+
+    def _require_short(self, text: str) -> None:
+        if self._vocabulary.exceeds(text, self._n_prompt_max):
+            raise self._too_long("more")
+
+    def _too_long(self, has: str) -> _Refused:
+        limit = f"this model's maximum context length is {self._runtime.limits.n_ctx} tokens"
+        return _Refused("context_length_exceeded", f"{limit}, but the prompt has {has}")
 
     def _sampler(self, request: GenerateRequest, tokens: list[int], n_sampled: int) -> Sampler:
         seed = request.sampling.seed

@@ -306,6 +306,10 @@ async def test_sampling_that_would_harm_the_engine_is_refused(engine: Engine, sa
             "context_length_exceeded",
             "maximum context length is 512 tokens, but the prompt has 600",
         ),
+        # Not counted to its end, which takes a gigabyte.
+        (TextPrompt("a" * (8 << 20)), "context_length_exceeded", "length is 512 tokens, but the prompt has more"),
+        (ChatPrompt((ChatMessage("user", " " * (8 << 20)),)), "context_length_exceeded", "but the prompt has more"),
+        (TextPrompt("a" * (1 << 14)), "context_length_exceeded", "but the prompt has 4096"),
         (TextPrompt(""), "invalid_prompt", "the prompt is empty"),
         (TokenPrompt((1, 49152)), "invalid_prompt", "token 49152 is not in the vocabulary of 49152"),
         (ChatPrompt(()), "invalid_prompt", "a chat needs at least one message"),

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from cluster_states import (
+    A_DOWN,
+    A_DRAINED,
+    A_DRIFTED,
+    A_LOST,
+    A_REVOKED,
+    A_SAYS,
+    A_UNSEEN,
+    A_UP,
+    LOADED,
+    LOADING,
+    READY,
+    agent,
+    cluster,
+    fold,
+)
 
 from rpcmesh.coordinator import said, state
-from rpcmesh.coordinator.failover import Failover, Stage, Tally
 from rpcmesh.coordinator.nodes import Node, NodeState
 from rpcmesh.coordinator.state import (
-    FAILOVERS_KEPT,
     Cluster,
     Event,
-    FailoverSeen,
-    LinksSeen,
     Model,
     ModelFailed,
     ModelLoaded,
@@ -30,69 +40,7 @@ from rpcmesh.coordinator.state import (
     NodeResumed,
     NodeRevoked,
     NodeUnreachable,
-    restarting,
 )
-from rpcmesh.engine.messages import DeviceLayers, LoadedModel
-from rpcmesh.firewall.watch import FirewallStatus, State
-from rpcmesh.node.status import AgentStatus, CertificateStatus, WorkerStatus
-
-LOADED = LoadedModel(
-    name="tiny",
-    n_layer=2,
-    n_ctx=512,
-    n_vocab=100,
-    n_params=1000,
-    size_bytes=4000,
-    has_chat_template=True,
-    placement=(),
-    load_s=0.5,
-    first_token_ms=12.0,
-)
-
-
-def agent(name: str, **workers: str) -> AgentStatus:
-    """What node ``name`` says, with ``worker=state`` for each worker."""
-    return AgentStatus(
-        name=name,
-        mesh="m",
-        version="1",
-        build_id="b",
-        backend="cpu",
-        os="Linux",
-        arch="x86_64",
-        uptime_s=1.0,
-        memory_total_bytes=2,
-        memory_available_bytes=1,
-        load_1min=0.0,
-        workers=tuple(WorkerStatus(worker, is_now, 1, 0, "", 0) for worker, is_now in workers.items()),
-        certificate=CertificateStatus(uri=f"spiffe://m/node/{name}", serial="01", not_before=0.0, not_after=1.0),
-        crl_number=1,
-        tunnel_state="ready",
-    )
-
-
-A_SAYS = agent("a", w0="ready")
-A_UNSEEN = Node("a", "10.0.0.1:7443")
-A_UP = Node("a", "10.0.0.1:7443", NodeState.UP, "", A_SAYS)
-A_DRAINED = msgspec.structs.replace(A_UP, drained=True)
-A_DOWN = Node("a", "10.0.0.1:7443", NodeState.DOWN, "no answer", A_SAYS)
-A_LOST = msgspec.structs.replace(A_DOWN, losses=(7.0,))
-A_REVOKED = Node("a", "10.0.0.1:7443", NodeState.REVOKED, "revoked")
-DRIFT = FirewallStatus(State.DRIFT, "the rules were changed", 1)
-A_DRIFTED = msgspec.structs.replace(A_UP, agent=msgspec.structs.replace(A_SAYS, firewall=DRIFT))
-LOADING = Model("tiny", ModelState.LOADING, progress=0.5)
-READY = Model("tiny", ModelState.READY, progress=1.0, loaded=LOADED, served=True)
-
-
-def cluster(*nodes: Node, model: Model | None = None) -> Cluster:
-    return Cluster(nodes={node.name: node for node in nodes}, model=model or Model())
-
-
-def fold(before: Cluster, *events: Event) -> Cluster:
-    for event in events:
-        before = state.apply(before, event)
-    return before
-
 
 NODE_STEPS: list[tuple[str, Node | None, list[Event], Node | None]] = [
     ("joins", None, [NodeJoined("a", "10.0.0.1:7443")], A_UNSEEN),
@@ -172,178 +120,6 @@ MODEL_STEPS: list[tuple[str, Model, Event, Model]] = [
 )
 def test_a_model(before: Model, event: Event, after: Model) -> None:
     assert fold(cluster(A_UP, model=before), event) == cluster(A_UP, model=after)
-
-
-PLACED = msgspec.structs.replace(
-    LOADED,
-    placement=(
-        DeviceLayers("a", "w0", "RPC0", (0,), output=False, weight_bytes=1),
-        DeviceLayers("b", "w0", "RPC1", (1,), output=True, weight_bytes=1),
-        DeviceLayers(None, None, "CPU", (), output=False, weight_bytes=1),
-    ),
-)
-SERVING = Model("tiny", ModelState.READY, progress=1.0, loaded=PLACED, served=True)
-LINKS = frozenset({"a.w0", "a.agent", "b.w0", "b.agent"})
-
-
-@pytest.mark.parametrize(
-    ("before", "seen"),
-    [
-        (SERVING, LinksSeen(PLACED, LINKS)),
-        # Of agents and guests no engine has need.
-        (SERVING, LinksSeen(PLACED, frozenset({"a.w0", "b.w0"}))),
-        # Looked at while another model was there, or none.
-        (SERVING, LinksSeen(None, frozenset())),
-        (SERVING, LinksSeen(LOADED, frozenset())),
-        (LOADING, LinksSeen(PLACED, frozenset())),
-        (Model(), LinksSeen(None, frozenset())),
-        # On the coordinator's own device alone.
-        (READY, LinksSeen(LOADED, frozenset())),
-    ],
-)
-def test_links_that_suffice_change_nothing(before: Model, seen: LinksSeen) -> None:
-    assert fold(cluster(model=before), seen) == cluster(model=before)
-
-
-@pytest.mark.parametrize("lost", ["a", "b"])
-def test_an_idle_engine_that_was_cut_off_from_a_worker_is_loaded_again(lost: str) -> None:
-    after = fold(cluster(model=SERVING), LinksSeen(PLACED, LINKS - {f"{lost}.w0"}))
-    reason = f"the connection to worker w0 of {lost} has ended"
-    assert after == cluster(model=Model("tiny", ModelState.WAITING, reason, served=True))
-
-
-A_AND_B = (A_UP, Node("b", "10.0.0.2:7443", NodeState.UP, "", agent("b", w0="ready")))
-
-
-@pytest.mark.parametrize(
-    ("events", "goes_on"),
-    [
-        ([LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], True),
-        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS)], True),
-        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"b.w0"}))], True),
-        ([NodeUnreachable("a", "no answer"), LinksSeen(PLACED, LINKS, silent=frozenset({"a.w0"}))], False),
-    ],
-    ids=["a quiet link", "a quiet agent", "another's link", "both"],
-)
-def test_a_machine_is_frozen_when_its_agent_and_its_link_are_quiet(events: list[Event], goes_on: bool) -> None:
-    after = fold(cluster(*A_AND_B, model=SERVING), *events)
-
-    assert (after.model == SERVING) is goes_on
-    assert goes_on or after.model.reason == "nothing is heard of a: no answer"
-
-
-@pytest.mark.parametrize(
-    ("nodes", "silent", "suspected"),
-    [
-        (A_AND_B, {"a.w0"}, ("a",)),
-        (A_AND_B, {"a.w0", "b.w0"}, ("a", "b")),
-        (A_AND_B, {"a.agent", "c.w0"}, ()),
-        ((A_DOWN, A_AND_B[1]), {"a.w0", "b.w0"}, ("b",)),
-    ],
-    ids=["one", "both", "not of the model", "known to be lost"],
-)
-def test_a_node_that_holds_layers_and_sends_nothing_is_asked(
-    nodes: tuple[Node, ...], silent: set[str], suspected: tuple[str, ...]
-) -> None:
-    assert state.suspects(cluster(*nodes, model=SERVING), silent) == suspected
-
-
-@pytest.mark.parametrize(
-    ("nodes", "asked"),
-    [(A_AND_B, ("a", "b")), ((A_DOWN, A_AND_B[1]), ("b",)), ((A_DOWN,), ("a",)), ((A_REVOKED,), ())],
-    ids=["all", "not the lost one", "where all are lost, our own tunnel may be", "never a revoked one"],
-)
-def test_who_answered_last_is_asked_again(nodes: tuple[Node, ...], asked: tuple[str, ...]) -> None:
-    assert state.worth_asking(cluster(*nodes)) == asked
-
-
-@pytest.mark.parametrize(
-    ("node", "soon"),
-    [
-        (Node("a", "", NodeState.UP, "", agent("a", w0="starting")), True),
-        (Node("a", "", NodeState.UP, "", agent("a", w0="backoff")), True),
-        (Node("a", "", NodeState.UP, "", agent("a", w0="ready", guest="starting")), False),
-        (Node("a", "", NodeState.UP, "", agent("a", w0="given_up")), False),
-        (Node("a", "", NodeState.DOWN, "", agent("a", w0="backoff")), False),
-        (Node("a", ""), False),
-    ],
-)
-def test_a_worker_that_is_being_restarted_is_worth_a_wait(node: Node, soon: bool) -> None:
-    assert restarting(cluster(node)) is soon
-
-
-FAILED = Model("tiny", ModelState.FAILED, "no memory")
-
-
-@pytest.mark.parametrize(
-    ("before", "event", "again"),
-    [
-        (A_UNSEEN, NodeAnswered("a", A_SAYS), True),
-        (A_DOWN, NodeAnswered("a", A_SAYS), True),
-        (Node("a", A_UP.address, NodeState.UP, "", agent("a", w0="starting")), NodeAnswered("a", A_SAYS), True),
-        (A_UP, NodeAnswered("a", A_SAYS), False),
-        (A_UP, NodeAnswered("a", agent("a", w0="failed")), False),
-        (A_UNSEEN, NodeAnswered("a", agent("a", guest="ready")), False),
-        (A_UP, NodeUnreachable("a", "no answer"), False),
-        (A_REVOKED, NodeAnswered("a", A_SAYS), False),
-        (A_DRAINED, NodeAnswered("a", A_SAYS), False),
-        (A_DRAINED, NodeResumed("a"), True),
-    ],
-)
-def test_a_failed_load_is_tried_again_when_another_worker_comes_up(before: Node, event: Event, again: bool) -> None:
-    after = fold(cluster(before, model=FAILED), event).model
-    assert after == (Model("tiny", ModelState.WAITING, "no memory") if again else FAILED)
-
-
-def test_a_failover_is_known_by_its_last_stage_and_every_stage_is_counted() -> None:
-    begun = Failover(at=100.0, reason="lost", answers=2, silence_s=0.01)
-    planned = begun.reached(Stage.PLANNED, 0.1)
-    loaded = planned.reached(Stage.LOADED, 1.5)
-    another = Failover(200.0, "lost again", 0, 0.0).reached(Stage.PLANNED, 0.3)
-
-    after = fold(cluster(), *(FailoverSeen(each) for each in (planned, loaded, another)))
-
-    assert after.failovers == (loaded, another)
-    assert loaded.stages == {"planned": 0.1, "loaded": 1.5}
-    assert after.failover_seconds == {"planned": Tally(2, 0.4), "loaded": Tally(1, 1.5)}
-
-
-def test_only_the_last_failovers_are_kept() -> None:
-    seen = [
-        FailoverSeen(Failover(float(at), "lost", 0, 0.0).reached(Stage.PLANNED, 0.1))
-        for at in range(FAILOVERS_KEPT + 3)
-    ]
-
-    assert [failover.at for failover in fold(cluster(), *seen).failovers] == [*range(3, FAILOVERS_KEPT + 3)]
-
-
-def restarted(times: int, is_now: str = "ready") -> AgentStatus:
-    says = agent("a", w0=is_now, guest="ready")
-    worker, guest = says.workers
-    return msgspec.structs.replace(says, workers=(msgspec.structs.replace(worker, restarts=times), guest))
-
-
-@pytest.mark.parametrize(
-    ("events", "losses"),
-    [
-        ([NodeAnswered("a", restarted(0), 5.0)], ()),
-        ([NodeAnswered("a", restarted(0, "backoff"), 5.0)], (5.0,)),
-        # Between two looks.
-        ([NodeAnswered("a", restarted(1), 5.0)], (5.0,)),
-        # Seen going, and seen back.
-        ([NodeAnswered("a", restarted(0, "backoff"), 5.0), NodeAnswered("a", restarted(1), 6.0)], (5.0,)),
-        (
-            [NodeUnreachable("a", "", 5.0), NodeAnswered("a", restarted(0), 6.0), NodeUnreachable("a", "", 7.0)],
-            (5.0, 7.0),
-        ),
-        # It was drained to be switched off.
-        ([NodeDrained("a"), NodeUnreachable("a", "", 5.0)], ()),
-        ([NodeRevoked("a")], ()),
-    ],
-)
-def test_a_node_whose_ready_worker_goes_is_lost(events: list[Event], losses: tuple[float, ...]) -> None:
-    before = Node("a", A_UP.address, NodeState.UP, "", restarted(0))
-    assert fold(cluster(before), *events).nodes["a"].losses == losses
 
 
 def test_one_nodes_event_leaves_the_others_and_the_model_alone() -> None:
@@ -464,72 +240,3 @@ def test_a_stranger_learns_one_word(model: Model, word: str | None) -> None:
 )
 def test_requests_wait_for_a_model_that_has_answered_and_is_not_given_up(model: Model, names: tuple[str, ...]) -> None:
     assert state.awaited(cluster(model=model)) == names
-
-
-NAMES = st.sampled_from("abc")
-AGENTS = st.builds(agent, NAMES, w0=st.sampled_from(["ready", "starting"]), guest=st.just("ready"))
-EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.builds(NodeJoined, NAMES, st.just("10.0.0.1:7443")),
-    st.builds(NodeAnswered, NAMES, AGENTS),
-    st.builds(NodeUnreachable, NAMES, st.just("no answer")),
-    st.builds(NodeRefused, NAMES, AGENTS, st.just("another build")),
-    st.builds(NodeRevoked, NAMES),
-    st.builds(NodeDrained, NAMES),
-    st.builds(NodeResumed, NAMES),
-    st.builds(ModelWanted, st.just("tiny")),
-    st.builds(ModelLoading, st.floats(0, 1)),
-    st.builds(ModelLoaded, st.sampled_from([LOADED, PLACED])),
-    st.builds(ModelFailed, st.just("no memory")),
-    st.builds(ModelLost, st.just("a left")),
-    st.builds(LinksSeen, st.sampled_from([None, LOADED, PLACED]), st.frozensets(st.sampled_from(sorted(LINKS)))),
-)
-
-
-@given(st.lists(EVENTS, max_size=30))
-def test_whatever_happens_a_revoked_node_stays_out_until_it_joins_anew(events: list[Event]) -> None:
-    now, revoked = Cluster(), set[str]()
-    for event in events:
-        if isinstance(event, NodeRevoked) and event.name in now.nodes:
-            revoked.add(event.name)
-        elif isinstance(event, NodeJoined):
-            revoked.discard(event.name)
-        now = state.apply(now, event)
-        assert {name for name, node in now.nodes.items() if node.state is NodeState.REVOKED} == revoked
-        assert revoked.isdisjoint(node for node, _ in state.workers_in(now))
-
-
-@given(st.lists(EVENTS, max_size=30))
-def test_whatever_happens_layers_go_to_ready_workers_of_nodes_that_are_up(events: list[Event]) -> None:
-    now = fold(Cluster(), *events)
-    found = state.workers_in(now)
-    assert list(found) == sorted(found)
-    for name, worker in found:
-        assert now.nodes[name].state is NodeState.UP
-        assert not now.nodes[name].drained
-        assert worker == "w0"
-
-
-@given(st.lists(EVENTS, max_size=30))
-def test_whatever_happens_ready_means_a_loaded_model(events: list[Event]) -> None:
-    now = fold(Cluster(), *events)
-    assert (said.not_ready_reason(now) is None) == (now.model.loaded is not None)
-
-
-@pytest.mark.parametrize(
-    ("says", "serving", "goes_on"),
-    [
-        (restarted(1), SERVING, False),
-        (agent("a", w0="backoff"), SERVING, False),
-        (restarted(0), SERVING, True),
-        (restarted(1), READY, True),
-        (restarted(1), LOADING, True),
-    ],
-    ids=["ready again", "not ready yet", "the same one", "holds nothing of the model", "being loaded"],
-)
-def test_an_engine_whose_worker_went_is_of_no_use_though_nobody_asks_it(
-    says: AgentStatus, serving: Model, goes_on: bool
-) -> None:
-    after = fold(cluster(*A_AND_B, model=serving), NodeAnswered("a", says, at=5.0))
-
-    assert (after.model == serving) is goes_on
-    assert goes_on or (after.model.state, after.model.reason) == (ModelState.WAITING, "a worker of a has ended")

@@ -42,10 +42,11 @@ def calls(chunks: Sequence[Chunk], n_small: int) -> tuple[tuple[Chunk, ...], ...
     ``chunks``, and is longer than the others when these are many. The first is what the others leave.
     """
     n_tokens = sum(len(chunk.tokens) for chunk in chunks)
-    n_last = max(n_small, sum(chunk.samples for chunk in chunks))
-    if not n_small or not n_last < n_tokens <= PIPELINED:
+    n_sampled = sum(chunk.samples for chunk in chunks)
+    if not n_small or not max(n_small, n_sampled) < n_tokens <= PIPELINED:
         return (tuple(chunks),)
-    n_spare = n_last - sum(chunk.samples for chunk in chunks)
+    # Room in the last call for more than the tokens that have to be there.
+    n_spare = max(0, n_small - n_sampled)
     heads: list[Chunk] = []
     last: list[Chunk] = []
     for chunk in reversed(chunks):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import whole_mesh
-from whole_mesh import holders, node_in, until_report, until_told
+from whole_mesh import holders, node_in, typed_but_for_enter, until_report, until_told
 
 from rpcmesh.coordinator import founding
 from rpcmesh.demo import ask
@@ -40,12 +40,15 @@ async def cli(mesh: LocalMesh, *verb: str) -> tuple[int, str, str]:
 async def test_a_node_is_drained_in_mid_answer_stays_so_and_comes_back_when_it_is_resumed(
     build: Build, smollm2: Path
 ) -> None:
-    async with whole_mesh.ready(build, smollm2, min_workers=1) as mesh:
+    async with (
+        whole_mesh.ready(build, smollm2, min_workers=1) as mesh,
+        typed_but_for_enter(mesh.home, "node", "drain", "node-2", "--json") as drain,
+    ):
         pieces: list[str] = []
         asked = asyncio.create_task(story(whole_mesh.endpoint(mesh), pieces.append))
         await until_told(pieces, 20)
 
-        code, said, _ = await cli(mesh, "node", "drain", "node-2", "--json")
+        code, said, _ = await drain()
         before = "".join(pieces)
         # As it says that it is safe: all of the node goes away.
         await mesh.processes.pop("node-2").stop(10)
@@ -107,12 +110,15 @@ async def test_the_only_node_is_not_drained_unless_by_force(build: Build, smollm
 
 
 async def test_an_answer_goes_on_when_a_node_that_holds_layers_is_revoked(build: Build, smollm2: Path) -> None:
-    async with whole_mesh.ready(build, smollm2) as mesh:
+    async with (
+        whole_mesh.ready(build, smollm2) as mesh,
+        typed_but_for_enter(mesh.home, "node", "revoke", "node-2") as revoke,
+    ):
         pieces: list[str] = []
         asked = asyncio.create_task(story(whole_mesh.endpoint(mesh), pieces.append))
         await until_told(pieces, 20)
 
-        code, _, _ = await cli(mesh, "node", "revoke", "node-2")
+        code, _, _ = await revoke()
 
         told = await asked
         assert code == 0

@@ -61,7 +61,7 @@ async def until_shut(mesh: LocalMesh) -> None:
 
 async def test_an_open_answer_ends_as_it_should_and_nobody_else_gets_in(build: Build, smollm2: Path) -> None:
     async with whole_mesh.ready(build, smollm2, nodes=1, drain_s=config.DRAIN_MAX_S) as mesh:
-        asked, pieces = story(mesh, 150)
+        asked, pieces = story(mesh, 300)
         await until_told(pieces, 5)
 
         terminate(mesh)
@@ -69,7 +69,7 @@ async def test_an_open_answer_ends_as_it_should_and_nobody_else_gets_in(build: B
         await until_shut(mesh)
         assert not asked.done()
         assert (await mesh.admin.status()).reason == "shutting_down"
-        assert (await asked).completion_tokens == 150
+        assert (await asked).completion_tokens == 300
         assert await ended(mesh) == Exit(code=0)
 
 

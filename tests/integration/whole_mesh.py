@@ -32,6 +32,14 @@ READY_LIMIT_S = 120.0
 LIMIT_S = 60.0
 T = TypeVar("T")
 RPCMESH = (sys.executable, "-m", "rpcmesh")
+LOADED_CLI = """
+import sys
+import rpcmesh.cli.{verb}
+from rpcmesh.cli.main import main
+print("loaded", flush=True)
+sys.stdin.readline()
+main()
+"""
 
 
 @contextlib.contextmanager
@@ -143,6 +151,35 @@ def run_cli(home: Home | Path, *verb: str, stdin: str = "", **env: str) -> subpr
         timeout=120,
         check=False,
     )
+
+
+@contextlib.asynccontextmanager
+async def typed_but_for_enter(home: Home, *verb: str) -> AsyncIterator[Callable[[], Awaitable[tuple[int, str, str]]]]:
+    """Enter gives the verb's exit status and what it said on both outputs.
+
+    Its program is loaded before, which on a busy machine takes as long as an answer that it is to come into.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", LOADED_CLI.format(verb=verb[0]), *verb),
+        env={**os.environ, "RPCMESH_HOME": str(home.root)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"loaded\n"
+
+    async def enter() -> tuple[int, str, str]:
+        said, complained = await process.communicate(b"\n")
+        assert process.returncode is not None
+        return process.returncode, said.decode(), complained.decode()
+
+    try:
+        yield enter
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -4,8 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 FUZZ_S ?= 3600
-# Many tests wait for a process more than they compute: three at a time keep two cores busy.
-TEST_JOBS ?= 3
+# Many tests wait for a process more than they compute.
+TEST_JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format bench bench-guard bench-rival attack-stock record-guard fuzz coverage clean

@@ -114,9 +114,11 @@ class CoordinatorService:
             hurried.cancel()
 
     async def status(self) -> StatusReport:
+        tunnel = await self._tunnel_status()
+        # The rest is of one moment: a mesh that is ready has a loaded model.
         return report(
             self._cluster,
-            await self._tunnel_status(),
+            tunnel,
             mesh=self._mesh.name,
             version=rpcmesh.__version__,
             build_id=self._build.build_id,

@@ -74,12 +74,14 @@ async def ready(
     drain_s: float = local_mesh.DRAIN_S,
     **engine: Any,
 ) -> AsyncIterator[LocalMesh]:
-    """A mesh of ``node-1`` … that answers."""
+    """A mesh of ``node-1`` … that answers, with layers on each."""
     async with founded(build, model_file, drain_s, **{"min_workers": nodes, **engine}) as mesh:
         for number in range(1, nodes + 1):
             await mesh.join(f"node-{number}", memory_limit_mib=memory_limit_mib)
             await mesh.run_node(f"node-{number}")
         await mesh.ready(lambda _: None, READY_LIMIT_S)
+        # Where fewer are enough, one that came late has none yet.
+        await until_report(mesh, lambda seen: seen.ready and len(holders(seen)) == nodes, "layers on all nodes")
         yield mesh
 
 

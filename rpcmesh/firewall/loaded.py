@@ -106,7 +106,8 @@ def judge(found: Loaded | None, record: Record | None, rules: Rules) -> Verdict:
 def after_exchange(how: Tool, record: Record, rules: Rules, found: Loaded | None) -> Record:
     """What to remember once the addresses of ``rules`` are in place of those in ``record``, and ``found`` is loaded.
 
-    What somebody else changed while the addresses were exchanged is not remembered: to the next look it is drift.
+    Rules that somebody else changed while the addresses were exchanged are not remembered: to the next look they are
+    drift.
     """
     text = found.text if found else ""
     # Rules that name ports were loaded anew with these, and are as the tool then lists them.
